@@ -1,0 +1,43 @@
+"""Stable Diffusion 1.x, 2.x and XL (Turbo, Lightning, LCM, DMD2): the conditional UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Family, Negative
+
+
+class UNet(Family):
+    """Cross attention in every `attn2`."""
+
+    name = "Stable Diffusion UNet"
+    models = ("UNet2DConditionModel",)
+    geometry = "cross"
+
+    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
+        return [module for name, module in model.named_modules() if name.endswith(".attn2")]
+
+    def width(self, model: nn.Module) -> int:
+        config: Any = model.config
+        return config.encoder_hid_dim or config.cross_attention_dim
+
+    def extend(self, call: dict[str, Any], negative: Negative) -> None:
+        super().extend(call, negative)
+        mask = call.get("encoder_attention_mask")
+        if mask is not None:  # 1 = visible; which negative tokens are real is added in the attention itself
+            call["encoder_attention_mask"] = F.pad(mask, (0, negative.embeds.shape[1]), value=1)
+
+    def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
+        embeds = pipe.encode_prompt(
+            prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )[0][0]
+        if padded:
+            return embeds
+        # CLIP is causal: its real tokens do not see the pads behind them.
+        tokenizers = [t for t in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)) if t is not None]
+        real = max(len(t(text, truncation=True, max_length=t.model_max_length).input_ids) for t in tokenizers)
+        return embeds[:real]

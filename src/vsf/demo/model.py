@@ -1,0 +1,317 @@
+"""The embedded demo model: stock diffusers and transformers classes at tiny size.
+
+Nothing here is needed to *load* the model: the weights folder is an ordinary diffusers folder, and
+`StableDiffusion3Pipeline.from_pretrained` reads it. This module says what is in it and how it is assembled.
+
+The text side is made so that padding says nothing. The CLIP stand-ins have one layer, of which Stable Diffusion 3 uses
+the input (`hidden_states[-2]`): the word embeddings. Their position embeddings and projections are zero, so word order
+and the pooled vector carry nothing. The T5 stand-in has no layer: its output is the RMS-normed word embedding. The pad
+embedding is zero in all three, so every pad token is the same zero vector; in MMDiT, where text has no positions, n
+equal keys are one key with log(n) added to its logit, which is how training treats them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+CLIP_LENGTH = 16
+
+
+class DemoModelError(RuntimeError):
+    """The demo weights are missing or cannot be read."""
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Pictures to make: `rows` in all, captions of at most `words` words, rendered by `workers` processes."""
+
+    rows: int
+    words: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """The autoencoder; `samples` pictures seen."""
+
+    channels: tuple[int, ...]
+    latent_channels: int
+    samples: int
+    batch: int
+    lr: float
+    kl: float
+    edge: float
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """The text tables; width of each CLIP stand-in, the joint width is twice that."""
+
+    clip_dim: int
+    pretrain_steps: int
+
+
+@dataclass(frozen=True)
+class TransformerRecipe:
+    """The MMDiT: width heads x head_dim, `patch` latents per token side."""
+
+    heads: int
+    head_dim: int
+    blocks: int
+    patch: int
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Flow-matching training; `samples` and `warmup` count rows, `ema` is per step."""
+
+    samples: int
+    batch: int
+    lr: float
+    warmup: int
+    weight_decay: float
+    ema: float
+    mask_weight: float
+    aux_weight: float
+    pad_free: float
+    time_mean: float
+    time_std: float
+    time_uniform: float
+    compile: bool
+    report_minutes: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the demo model, as read from a recipe file."""
+
+    seed: int
+    size: int
+    data: DataRecipe
+    vae: VaeRecipe
+    text: TextRecipe
+    transformer: TransformerRecipe
+    train: TrainRecipe
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Build from nested dicts. Raises ValueError naming every unknown or missing key."""
+        parts = {"data": DataRecipe, "vae": VaeRecipe, "text": TextRecipe}
+        parts |= {"transformer": TransformerRecipe, "train": TrainRecipe}
+
+        def check(given: dict[str, Any], wanted: type, where: str) -> None:
+            names = {f.name for f in fields(wanted)}
+            if names != set(given):
+                unknown, missing = sorted(set(given) - names), sorted(names - set(given))
+                raise ValueError(f"recipe{where}: unknown keys {unknown}, missing keys {missing}")
+
+        check(values, cls, "")
+        made: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in parts:
+                check(value, parts[name], f" [{name}]")
+                value = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+                made[name] = parts[name](**value)
+            else:
+                made[name] = value
+        return cls(**made)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Recipe:
+        """Read a recipe file, by default the one the shipped weights were made with."""
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        if path is None:
+            text = files("vsf.demo").joinpath("recipe.toml").read_text("utf-8")
+        else:
+            text = Path(path).read_text("utf-8")
+        return cls.from_dict(tomllib.loads(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as nested plain dicts."""
+        return asdict(self)
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latent grid."""
+        return self.size // 2 ** (len(self.vae.channels) - 1)
+
+    @property
+    def joint_dim(self) -> int:
+        """Width of a text token as the transformer sees it."""
+        return 2 * self.text.clip_dim
+
+
+def split_words(prompt: str) -> list[str]:
+    """The words of a prompt as the tokenizers see them: lower case, punctuation dropped."""
+    return re.sub(r"[^\w\s]", " ", prompt.lower()).split()
+
+
+def known_words() -> list[str]:
+    """Every word the demo model knows, sorted."""
+    from vsf.demo.world import VOCABULARY
+
+    return sorted(VOCABULARY)
+
+
+def unknown_words(prompt: str | Sequence[str]) -> list[str]:
+    """Words of one or several prompts that the demo model does not know, each once, in order of appearance."""
+    known = set(known_words())
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    return list(dict.fromkeys(word for one in prompts for word in split_words(one) if word not in known))
+
+
+def build_tokenizer(max_length: int) -> Any:
+    """A word-level tokenizer over the world's vocabulary; adds no begin or end token.
+
+    Ids: 0 is the pad, 1 any unknown word, then the vocabulary in sorted order.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Lowercase, Replace
+    from tokenizers.normalizers import Sequence as Normalizers
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: i for i, word in enumerate([PAD, UNKNOWN, *known_words()])}
+    core = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
+    core.normalizer = Normalizers([Lowercase(), Replace(Regex(r"[^\w\s]"), " ")])  # pyright: ignore[reportAttributeAccessIssue]
+    core.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, unk_token=UNKNOWN, model_max_length=max_length
+    )
+
+
+def build_components(recipe: Recipe) -> dict[str, Any]:
+    """Untrained components of a `StableDiffusion3Pipeline`, by the names its constructor uses."""
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    levels = len(recipe.vae.channels)
+    if recipe.size % (2 ** (levels - 1) * recipe.transformer.patch):
+        raise ValueError(f"size {recipe.size} is not a multiple of {2 ** (levels - 1) * recipe.transformer.patch}")
+    clip_dim, n_words = recipe.text.clip_dim, len(known_words()) + 2
+
+    def clip() -> CLIPTextModelWithProjection:
+        config = CLIPTextConfig(
+            vocab_size=n_words,
+            hidden_size=clip_dim,
+            intermediate_size=clip_dim,
+            projection_dim=clip_dim,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=CLIP_LENGTH,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+        model = CLIPTextModelWithProjection(config).eval()
+        state = model.state_dict()
+        for name, tensor in state.items():
+            if name.endswith(("position_embedding.weight", "text_projection.weight")):
+                tensor.zero_()
+            if name.endswith("token_embedding.weight"):
+                tensor.normal_(std=0.5)[0] = 0
+        return model
+
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=n_words, d_model=2 * clip_dim, d_kv=16, d_ff=32, num_layers=0, num_heads=4, pad_token_id=0
+        )
+    ).eval()
+    with torch.no_grad():
+        t5.shared.weight.normal_()[0] = 0
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=recipe.vae.channels,
+        layers_per_block=1,
+        latent_channels=recipe.vae.latent_channels,
+        norm_num_groups=8,
+        sample_size=recipe.size,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    ).eval()
+    width = recipe.transformer.heads * recipe.transformer.head_dim
+    transformer = SD3Transformer2DModel(
+        sample_size=recipe.latent_size,
+        patch_size=recipe.transformer.patch,
+        in_channels=recipe.vae.latent_channels,
+        out_channels=recipe.vae.latent_channels,
+        num_layers=recipe.transformer.blocks,
+        attention_head_dim=recipe.transformer.head_dim,
+        num_attention_heads=recipe.transformer.heads,
+        joint_attention_dim=recipe.joint_dim,
+        caption_projection_dim=width,
+        pooled_projection_dim=2 * clip_dim,
+        pos_embed_max_size=recipe.latent_size,
+        qk_norm="rms_norm",
+    ).eval()
+    # adaLN-zero (Peebles and Xie 2023): every block starts as the identity; diffusers leaves this to the trainer.
+    for name, parameter in transformer.named_parameters():
+        if re.search(r"(norm1(_context)?|norm_out)\.linear\.|^proj_out\.", name):
+            torch.nn.init.zeros_(parameter)
+    return {
+        "tokenizer": build_tokenizer(CLIP_LENGTH),
+        "tokenizer_2": build_tokenizer(CLIP_LENGTH),
+        "tokenizer_3": build_tokenizer(256),
+        "text_encoder": clip(),
+        "text_encoder_2": clip(),
+        "text_encoder_3": t5,
+        "vae": vae,
+        "transformer": transformer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+
+
+def build_pipeline(components: dict[str, Any]) -> StableDiffusion3Pipeline:
+    """A stock pipeline from `build_components`."""
+    from diffusers import StableDiffusion3Pipeline
+
+    return StableDiffusion3Pipeline(**components)
+
+
+def weights_folder() -> Path:
+    """Folder of the shipped weights. Raises DemoModelError when the package came without them."""
+    folder = Path(str(files("vsf.demo").joinpath("weights")))
+    if not (folder / "model_index.json").is_file():
+        raise DemoModelError(f"no demo weights in {folder}: reinstall the package or make them with `vsf demo train`")
+    return folder
+
+
+def load_demo_pipeline(
+    dtype: torch.dtype | None = None, device: str | torch.device = "cpu", folder: str | Path | None = None
+) -> StableDiffusion3Pipeline:
+    """The demo model as a stock `StableDiffusion3Pipeline`, without any network access.
+
+    `dtype` is float32 unless given; `folder` is another weights folder than the shipped one.
+    Made for 64 px, 8 steps and guidance_scale 0. Raises DemoModelError when the weights are missing or corrupt.
+    """
+    import torch
+    from diffusers import StableDiffusion3Pipeline
+
+    path = weights_folder() if folder is None else Path(folder)
+    if not (path / "model_index.json").is_file():
+        raise DemoModelError(f"no model_index.json in {path}: not a folder written by save_pretrained")
+    try:
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            str(path), torch_dtype=dtype or torch.float32, local_files_only=True
+        )
+    except Exception as error:  # whatever the readers raise on damaged files: safetensors, json, OSError, KeyError
+        raise DemoModelError(f"the demo weights in {path} cannot be read: {error}") from error
+    return pipe.to(device)

@@ -1,0 +1,133 @@
+"""What a method of negative guidance is: one equation over two attention outputs, and its knobs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.attention import Attended
+
+__all__ = ["Guidance", "Knob", "knob", "knobs"]
+
+PerSample = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting of a method: the single source for CLI flags, sliders and node inputs.
+
+    `low`, `high` are the range offered to people; `minimum`, `maximum` are the limits that are enforced.
+    """
+
+    name: str
+    default: Any
+    help: str
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 0.05
+    minimum: float = 0.0
+    maximum: float = math.inf
+    per_sample: bool = False
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def knob(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field that carries its `Knob` description."""
+    return field(default=default, metadata={"knob": {"help": help, **limits}})
+
+
+def knobs(method: type[Guidance] | Guidance) -> dict[str, Knob]:
+    """The knobs of a method by name, in order."""
+    return {
+        f.name: Knob(f.name, f.default, **f.metadata["knob"]) for f in fields(method) if "knob" in f.metadata
+    }
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = value.item()  # numpy and torch scalars
+        except (AttributeError, ValueError, RuntimeError):
+            raise TypeError from None
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Guidance(ABC):
+    """Base of all methods. Subclasses are frozen dataclasses whose `combine` is the method's equation.
+
+    Raises:
+        TypeError: a knob is not a number (or, where allowed, a sequence of numbers, one per sample).
+        ValueError: a knob is NaN, infinite or out of its range, or `start` > `stop`.
+    """
+
+    #: What the method wants to know of the negative prompt: "keys" = attention over the negative's keys alone;
+    #: "branch" = attention as in a forward pass with the negative prompt in the place of the positive one.
+    negative: ClassVar[Literal["keys", "branch", "none"]] = "keys"
+    #: Whether the negative prompt is encoded padded, as the model was trained, or as its real tokens only.
+    padded: ClassVar[bool] = False
+    #: The name in command lines and records.
+    label: ClassVar[str] = ""
+
+    start: float = field(
+        default=0.0, kw_only=True,
+        metadata={"knob": {"help": "first guided step, as a fraction of all steps", "maximum": 1.0}},
+    )  # fmt: skip
+    stop: float = field(
+        default=1.0, kw_only=True,
+        metadata={"knob": {"help": "where guidance ends, as a fraction of all steps", "maximum": 1.0}},
+    )  # fmt: skip
+    blocks: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, spec in knobs(self).items():
+            value = getattr(self, name)
+            if spec.choices:
+                if value not in spec.choices:
+                    raise ValueError(f"{type(self).__name__}.{name} is {value!r}; allowed: {', '.join(spec.choices)}")
+                continue
+            if value is None and spec.optional:
+                continue
+            object.__setattr__(self, name, self._checked(spec, value))
+        if self.start > self.stop:
+            raise ValueError(f"{type(self).__name__}: start ({self.start}) must not be greater than stop ({self.stop})")
+        if self.blocks is not None:
+            blocks = tuple(self.blocks)
+            if not all(isinstance(b, int) and b >= 0 for b in blocks):
+                raise ValueError(f"{type(self).__name__}.blocks is {self.blocks!r}; allowed: block numbers from 0 up")
+            object.__setattr__(self, "blocks", blocks)
+
+    def _checked(self, spec: Knob, value: Any) -> Any:
+        where = f"{type(self).__name__}.{spec.name}"
+        if spec.per_sample and isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0:
+            values = tuple(self._checked(spec, v) for v in value)
+            if not values:
+                raise ValueError(f"{where} is an empty sequence; give one number, or one per sample")
+            return values
+        try:
+            number = _number(value)
+        except TypeError:
+            many = " or one number per sample" if spec.per_sample else ""
+            raise TypeError(f"{where} is {value!r}; allowed: a number{many}") from None
+        if math.isnan(number) or not spec.minimum <= number <= spec.maximum or number == -math.inf:
+            raise ValueError(f"{where} is {number}; allowed: {spec.minimum:g} to {spec.maximum:g}")
+        return number
+
+    def settings(self) -> dict[str, Any]:
+        """Every knob with its value, defaults included, as plain data for records."""
+        return {"method": self.label} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @abstractmethod
+    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+        """The method's equation.
+
+        `pos` is the unguided attention of the image queries, `neg` that of the negative (see `negative`), both
+        `[B, H, S, D]`; `knob` holds the per-sample settings as `[B, 1, 1, 1]`. Returns `[B, H, S, D]`.
+        """

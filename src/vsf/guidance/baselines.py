@@ -1,0 +1,75 @@
+"""The methods VSF is compared with, each one equation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .base import Guidance, PerSample, knob
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.attention import Attended
+
+__all__ = ["NAG", "NASA", "NoGuidance"]
+
+
+@dataclass(frozen=True)
+class NoGuidance(Guidance):
+    """The model as it is: the negative prompt is ignored."""
+
+    label = "none"
+    negative = "none"
+
+    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+        return pos.out
+
+
+@dataclass(frozen=True)
+class NASA(Guidance):
+    """NASA (SNOOPI, arXiv 2412.02687): ``Z = Z+ - scale Z-``.
+
+    Z- is the attention output of the same image queries in the negative branch.
+    """
+
+    label = "nasa"
+    negative = "branch"
+    padded = True
+
+    scale: PerSample = knob(0.25, "how much of the negative branch is subtracted", step=0.05, per_sample=True)
+
+    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+        return pos.out - knob["scale"].to(pos.out.dtype) * neg.out
+
+
+@dataclass(frozen=True)
+class NAG(Guidance):
+    """Normalized Attention Guidance (arXiv 2505.21179)::
+
+        G = scale Z+ - (scale - 1) Z-;  r = |G| / |Z+|;  Z = alpha G min(r, tau) / r + (1 - alpha) Z+
+
+    with the L1 norm over the channels of the merged heads (as the paper; an early snapshot of its code used L2). Z-
+    is the attention output of the same image queries in the negative branch.
+    """
+
+    label = "nag"
+    negative = "branch"
+    padded = True
+
+    scale: PerSample = knob(4.0, "extrapolation away from the negative", low=1.0, high=12.0, step=0.5, per_sample=True)
+    tau: PerSample = knob(2.5, "longest allowed output, relative to the unguided one", low=1.0, high=8.0, per_sample=True)
+    alpha: PerSample = knob(0.125, "blend between unguided (0) and guided (1)", maximum=1.0, per_sample=True)
+
+    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+        scale, tau, alpha = (knob[name].to(pos.out.dtype) for name in ("scale", "tau", "alpha"))
+        # G and Z are written as Z+ plus a correction, so that scale 1 and alpha 0 leave the model bit-equal.
+        g = pos.out + (scale - 1) * (pos.out - neg.out)
+        r = _l1(g) / _l1(pos.out).clamp_min(1e-6)
+        g = g * (tau / r.clamp_min(1e-6)).clamp_max(1.0)
+        return pos.out + alpha * (g - pos.out)
+
+
+def _l1(x: Tensor) -> Tensor:
+    return x.abs().sum((1, 3), keepdim=True)
