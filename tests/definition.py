@@ -9,17 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vsf.arch.base import Frame
 from vsf.core import reference
 
 Rule = dict[str, Any]
 
 
-def guided(rule: Rule, q: Tensor, own: tuple[Tensor, Tensor], neg: tuple[Tensor, Tensor], branch: tuple[Tensor, Tensor]) -> Tensor:
+def guided(
+    rule: Rule, q: Tensor, own: tuple[Tensor, Tensor], neg: tuple[Tensor, Tensor], branch: tuple[Tensor, Tensor]
+) -> Tensor:
     """The method's definition for image queries `q`: `own` = keys and values they see unguided, `neg` = the
     negative's keys and values alone, `branch` = those of the negative branch."""
     if rule["method"] == "vsf":
-        z = reference.vsf(q, *own, *neg, rule["scale"], rule["offset"])
+        weight = torch.as_tensor(rule.get("weight", 1.0), dtype=torch.float64)  # of each negative token
+        z = reference.vsf(q, *own, neg[0], neg[1] * weight.reshape(1, 1, -1, 1), rule["scale"], rule["offset"])
         if rule.get("normalize") is not None:
             plain = reference.softmax_attention(q, *own)
             z = z * (rule["normalize"] * plain.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True)).clamp(max=1)
@@ -57,7 +61,11 @@ def sd3(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule, upstream
             else:
                 normed, *rest = block.norm1_context(c, emb=temb)
                 streams.append((normed, rest))
-        qi, ki, vi = attn.norm_q(_heads(attn.to_q(nx), h)), attn.norm_k(_heads(attn.to_k(nx), h)), _heads(attn.to_v(nx), h)
+        qi, ki, vi = (
+            attn.norm_q(_heads(attn.to_q(nx), h)),
+            attn.norm_k(_heads(attn.to_k(nx), h)),
+            _heads(attn.to_v(nx), h),
+        )
         text_qkv = [
             (
                 attn.norm_added_q(_heads(attn.add_q_proj(c), h)),
@@ -75,7 +83,11 @@ def sd3(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule, upstream
         x = x + gate.unsqueeze(1) * attn.to_out[0](zi)
         if dual:
             a2 = block.attn2
-            q2, k2, v2 = a2.norm_q(_heads(a2.to_q(nx2), h)), a2.norm_k(_heads(a2.to_k(nx2), h)), _heads(a2.to_v(nx2), h)
+            q2, k2, v2 = (
+                a2.norm_q(_heads(a2.to_q(nx2), h)),
+                a2.norm_k(_heads(a2.to_k(nx2), h)),
+                _heads(a2.to_v(nx2), h),
+            )
             z2 = reference.softmax_attention(q2, k2, v2).transpose(1, 2).flatten(2)
             x = x + gate2.unsqueeze(1) * a2.to_out[0](z2)
         x = x + gate_mlp.unsqueeze(1) * block.ff(block.norm2(x) * (1 + scale_mlp[:, None]) + shift_mlp[:, None])
@@ -119,14 +131,27 @@ def unet(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule) -> Tens
         model.set_attn_processor(before)
 
 
-def _dense(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, names: list[tuple[str, int]], rows: dict[str, str], active: bool) -> Tensor:
+def _dense(
+    frame: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    names: list[tuple[str, int]],
+    rows: dict[str, str],
+    active: bool,
+) -> Tensor:
     """Every row group by its own dense softmax over the columns it may see."""
     owner = [name for name, n in names for _ in range(n)]
     at = {name: torch.tensor([i for i, o in enumerate(owner) if o == name], dtype=torch.long) for name, _ in names}
     batch, heads = q.shape[:2]
     bias = torch.zeros(batch, heads, q.shape[2], k.shape[2], dtype=torch.float64)
     if mask is not None:
-        mask = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else mask
+        mask = (
+            torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, float("-inf"))
+            if mask.dtype == torch.bool
+            else mask
+        )
         bias = bias + mask
     if frame.neg_bias is not None:
         bias[..., at["negative"]] = bias[..., at["negative"]] + frame.neg_bias
@@ -140,6 +165,8 @@ def _dense(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, n
         values, extra = v.double().clone(), bias[:, :, queries[row]].clone()
         if flip:
             values[:, :, at["negative"]] *= -frame.knob["scale"].double()
+            if frame.weight is not None:
+                values[:, :, at["negative"]] *= frame.weight
             extra[..., at["negative"]] -= frame.knob["offset"].double()
         visible = reference.visible(names, {name: columns for name, _ in names})[0]
         extra = extra.masked_fill(~visible, float("-inf"))[..., index]
@@ -153,7 +180,9 @@ def _dense(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, n
         if method.label == "vsf":
             z = attention("image", own + " negative", flip=True)
             if method.normalize is not None:
-                z = z * (method.normalize * before.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True)).clamp(max=1)
+                z = z * (method.normalize * before.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True)).clamp(
+                    max=1
+                )
         else:
             z_neg = attention("image", own.replace("positive", "negative"))
             if method.label == "nag":
@@ -166,7 +195,18 @@ def _dense(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, n
     return out.to(q.dtype)
 
 
-def joint(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, active: bool = True, record: Any = None, text_first: bool = False) -> Tensor:
+def joint(
+    frame: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    active: bool = True,
+    record: Any = None,
+    text_first: bool = False,
+    kernel: Any = None,
+) -> Tensor:
     """The row table of joint attention, dense."""
     image = q.shape[2] - frame.n_pos - frame.n_neg
     names = [("image", image), ("positive", frame.n_pos), ("negative", frame.n_neg)]
@@ -175,7 +215,17 @@ def joint(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sc
     return _dense(frame, q, k, v, mask, names[::-1] if text_first else names, rows, active)
 
 
-def cross(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, active: bool = True, record: Any = None) -> Tensor:
+def cross(
+    frame: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    active: bool = True,
+    record: Any = None,
+    kernel: Any = None,
+) -> Tensor:
     """The row table of cross attention, dense."""
     q = q if scale is None else q * (scale * q.shape[-1] ** 0.5)
     names = [("positive", frame.n_pos), ("negative", frame.n_neg)]

@@ -51,11 +51,11 @@ def test_copies_of_a_case_add_no_precision():
 def test_intervals_cover_what_they_promise(interval):
     rng = np.random.default_rng(4)
     truth, hits = 1.5 / 2.5, 0
-    for _ in range(1000):
+    for _ in range(400):
         x, c = clustered(rng, g=40)
         i = interval(x, c)
         hits += i.low <= truth <= i.high
-    assert 0.92 <= hits / 1000 <= 0.98
+    assert 0.915 <= hits / 400 <= 0.985
 
 
 def test_proportion_is_wilson_for_independent_values():
@@ -110,10 +110,10 @@ def test_permutation_by_sampling_agrees_with_enumeration_and_is_seeded():
 def test_permutation_is_uniform_without_an_effect():
     rng = np.random.default_rng(9)
     p = []
-    for _ in range(300):
+    for _ in range(200):
         x = rng.normal(size=20)
         p.append(stats.paired_permutation(x, np.zeros(20), np.arange(20) // 2, rng, resamples=1024))
-    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.09 and abs(np.mean(p) - 0.5) < 0.06
+    assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.09 and abs(np.mean(p) - 0.5) < 0.07
 
 
 def test_holm_matches_statsmodels():

@@ -7,35 +7,69 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .arch import UnsupportedModel, supported
     from .demo.model import load_demo_pipeline
-    from .guidance import METHODS, NAG, NASA, VSF, Guidance, NoGuidance, knobs
+    from .guidance import CFG, METHODS, NAG, NASA, VSF, Guidance, NoGuidance, knobs
     from .guide import Guided, Suppression, negative_guidance
-    from .pipelines import VSFStableDiffusion3Pipeline
+    from .pipelines import (
+        VSFFluxPipeline,
+        VSFQwenImagePipeline,
+        VSFStableDiffusion3Img2ImgPipeline,
+        VSFStableDiffusion3InpaintPipeline,
+        VSFStableDiffusion3Pipeline,
+        VSFWanPipeline,
+    )
+    from .presets import PRESETS, Preset
+    from .prompt import Item, PromptError, format_negative, parse_negative, split_prompt
 
 __version__ = "0.1.0"
 
 # Name -> module; imported at first use, so that `import vsf` costs nothing.
 _WHERE = {
-    **dict.fromkeys(("VSF", "NAG", "NASA", "NoGuidance", "Guidance", "METHODS", "knobs"), "guidance"),
+    **dict.fromkeys(("VSF", "NAG", "NASA", "CFG", "NoGuidance", "Guidance", "METHODS", "knobs"), "guidance"),
     **dict.fromkeys(("negative_guidance", "Guided", "Suppression"), "guide"),
     **dict.fromkeys(("UnsupportedModel", "supported"), "arch"),
-    **dict.fromkeys(("VSFStableDiffusion3Pipeline",), "pipelines"),
+    **dict.fromkeys(
+        (
+            "VSFFluxPipeline",
+            "VSFQwenImagePipeline",
+            "VSFStableDiffusion3Img2ImgPipeline",
+            "VSFStableDiffusion3InpaintPipeline",
+            "VSFStableDiffusion3Pipeline",
+            "VSFWanPipeline",
+        ),
+        "pipelines",
+    ),
+    **dict.fromkeys(("Item", "PromptError", "format_negative", "parse_negative", "split_prompt"), "prompt"),
+    **dict.fromkeys(("PRESETS", "Preset"), "presets"),
     "load_demo_pipeline": "demo.model",
 }
 
 __all__ = [
+    "CFG",
     "METHODS",
     "NAG",
     "NASA",
+    "PRESETS",
     "VSF",
     "Guidance",
     "Guided",
+    "Item",
     "NoGuidance",
+    "Preset",
+    "PromptError",
     "Suppression",
     "UnsupportedModel",
+    "VSFFluxPipeline",
+    "VSFQwenImagePipeline",
+    "VSFStableDiffusion3Img2ImgPipeline",
+    "VSFStableDiffusion3InpaintPipeline",
     "VSFStableDiffusion3Pipeline",
+    "VSFWanPipeline",
+    "format_negative",
     "knobs",
     "load_demo_pipeline",
     "negative_guidance",
+    "parse_negative",
+    "split_prompt",
     "supported",
 ]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .arch import Family, find_models
-from .arch.base import Frame, Negative, cross_attention, joint_attention
+from .arch import Family, find_models, unwrap
+from .arch.base import Attend, Frame, Negative, cross_attention, joint_attention
+from .cfg import pipeline_cfg
 from .core.attention import Attended
-from .guidance import VSF, Guidance, knobs
-from .seam import Install, current_plan, is_compiling, plans
+from .guidance import CFG, VSF, Guidance, knobs
+from .prompt import parse_negative
+from .seam import Install, current_plan, plans
 
 __all__ = ["Guided", "Suppression", "negative_guidance"]
 
@@ -52,7 +55,9 @@ class Suppression:
         """
         chosen = [x for (s, b), x in self.share.items() if step in (None, s) and block in (None, b)]
         if not chosen:
-            raise ValueError(f"nothing recorded for step {step}, block {block}; steps {self.steps}, blocks {self.blocks}")
+            raise ValueError(
+                f"nothing recorded for step {step}, block {block}; steps {self.steps}, blocks {self.blocks}"
+            )
         if self.grid is None:
             raise ValueError("the image tokens of this model have no 2D grid; use .share or .stack()")
         ratio = self.grid[0] / self.grid[1]
@@ -90,60 +95,87 @@ class Guided:
 class Plan:
     """One context on one model: the method, its negatives, and the frame of the forward pass in progress."""
 
-    def __init__(self, pipe: Any, model: nn.Module, family: Family, guided: Guided, negatives: list[Tensor | None]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        model: nn.Module,
+        family: Family,
+        guided: Guided,
+        negatives: list[Tensor | None],
+        weights: list[Tensor | None],
+    ) -> None:
         self.pipe, self.model, self.family, self.guided = pipe, model, family, guided
         self.method = guided.method
         self.negatives = negatives
+        self.weights = weights  # [n] each, of the tokens of the negative; None: all 1
         self.frame: Frame | None = None
         self.step = 0
-        self.forwards = self.sites_run = 0
+        self.forwards, self.reached = 0, False
         self._arguments = list(inspect.signature(type(model).forward).parameters)[1:]
         self._batches: dict[Any, Any] = {}
         self._joint = family.geometry != "cross"
+        self.taps = family.taps(model)
+        self._late = bool(self.taps) and family.late
 
     # -- the inputs -----------------------------------------------------------------------------------------------
 
-    def before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def before_forward(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.frame = None
-        if not self._enabled():
-            return None
         call = dict(zip(self._arguments, args, strict=False)) | kwargs
-        text = call.get(self.family.text_argument)
+        if not self._enabled(call):
+            return None
+        text = self.family.text(call)
         if not isinstance(text, Tensor):
-            raise ValueError(f"{type(self.model).__name__} was called without {self.family.text_argument}")
-        self.forwards += 0 if is_compiling() else 1
+            raise ValueError(
+                f"{type(self.model).__name__} was called with {self.family.text_argument} of type {type(text).__name__}; "
+                "allowed: a tensor, or a list of tensors, one per sample"
+            )
+        self.forwards += 1
         batch = self._batch(text)
         if batch is None:
             return None
-        embeds, keep, ragged, guided, knob = batch
+        embeds, keep, ragged, guided, knob, weight = batch
         negative = Negative(embeds, keep)
         upstream = isinstance(self.method, VSF) and self.method.layout == "upstream" and self._joint
         if upstream:
+            self.family.extend(call, replace(negative, copy=True))
+        given = call[self.family.text_argument]
+        n_pos = given.shape[1] if isinstance(given, Tensor) else max(len(t) for t in given)
+        if not self._late:
             self.family.extend(call, negative)
-        n_pos = call[self.family.text_argument].shape[1]
-        self.family.extend(call, negative)
         hidden = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device).masked_fill(~keep, float("-inf"))
         neg_bias = hidden[:, None, None] if ragged else None
         pos_bias = None
-        if ragged and upstream:
+        if ragged and upstream and not self._late:
             seen = hidden.new_zeros(hidden.shape[0], text.shape[1])
             order = [hidden, seen] if self.family.geometry == "text_first" else [seen, hidden]
             pos_bias = torch.cat(order, 1)[:, None, None]
-        self.frame = Frame(self.method, n_pos, embeds.shape[1], knob, neg_bias, pos_bias, guided)
+        n_copy = embeds.shape[1] if upstream else 0
+        self.frame = Frame(self.method, n_pos, embeds.shape[1], knob, neg_bias, pos_bias, guided, weight, n_copy)
+        self.frame.negative, self.frame.call = negative, call
         if self.guided.record:
             self.guided._grid = self.family.grid(self.model, call)
         return (), call
 
-    def _enabled(self) -> bool:
+    def _enabled(self, call: Mapping[str, Any]) -> bool:
         if getattr(self.pipe, "do_classifier_free_guidance", False) is True:
             raise ValueError(
                 f"guidance_scale is {getattr(self.pipe, 'guidance_scale', '?')}, so the pipeline runs classifier-free "
                 f"guidance of its own; inside negative_guidance use guidance_scale <= 1 (0 for most few-step models)"
             )
+        if (name := _local_cfg(self.pipe)) is not None:
+            raise ValueError(
+                f"{type(self.pipe).__name__} runs classifier-free guidance of its own ({name}); inside negative_guidance "
+                f"use guidance_scale <= 1, and no negative_prompt in the call of a pipeline that has true_cfg_scale"
+            )
         scheduler = getattr(self.pipe, "scheduler", None)
-        index = getattr(scheduler, "step_index", None)
         begin = getattr(scheduler, "begin_index", None) or 0
-        step = 0 if index is None else index - begin
+        if hasattr(scheduler, "step_index"):
+            step = 0 if scheduler.step_index is None else scheduler.step_index - begin  # pyright: ignore
+        else:  # DDIM and other schedulers that do not count
+            step = _nearest(scheduler, call.get("timestep"))
         if step == 0 and self.step != 0 and self.guided.record:
             self.guided._share.clear()  # a new picture
         self.step = step
@@ -186,31 +218,47 @@ class Plan:
                 knob[name] = torch.tensor(values, dtype=wide, device=text.device).view(size, 1, 1, 1)
         ragged = not bool(keep.all())
         guided = keep.any(1).view(size, 1, 1, 1) if len(real) < size else None
-        return embeds, keep, ragged, guided, knob
+        return embeds, keep, ragged, guided, knob, self._weight(size, longest, text.device, wide)
+
+    def _weight(self, size: int, longest: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The weights of the negative tokens `[B, 1, N, 1]`; None if all are 1."""
+        if all(w is None for w in self.weights):
+            return None
+        weight = torch.ones(size, 1, longest, 1, dtype=dtype)
+        for row, own in enumerate(_repeat(self.weights, size, "negative prompts")):
+            if own is not None:
+                weight[row, 0, : len(own), 0] = own
+        return weight.to(device)
 
     # -- the attention --------------------------------------------------------------------------------------------
 
     def attention(
-        self, site: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None
+        self, site: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, kernel: Attend
     ) -> Tensor | None:
         frame = self.frame
-        if frame is None:
+        if frame is None or frame.last == site:  # the second: an adapter's own attention
+            return None
+        if frame.skip:
+            frame.skip = False
             return None
         text = frame.n_pos + frame.n_neg
         blocks = self.method.blocks
         active = blocks is None or site in blocks
         record = self._recorder(site) if self.guided.record and active else None
         if not self._joint:
-            if k.shape[2] != text:  # an IP-adapter's own call
+            if k.shape[2] != text:
                 return None
-            out = cross_attention(frame, q, k, v, mask, scale, active, record)
+            out = cross_attention(frame.on(q.device), q, k, v, mask, scale, active, record, kernel=kernel)
         else:
             if k.shape[2] != q.shape[2] or k.shape[2] <= text:
                 return None
             first = self.family.geometry == "text_first"
-            out = joint_attention(frame, q, k, v, mask, scale, active, record, first)
-        if not is_compiling():
-            self.sites_run += 1
+            if self._late and mask is not None:  # made by the model, which does not know of the negative's columns
+                visible = mask.dtype == torch.bool  # 0 in a bias
+                mask = torch.nn.functional.pad(mask[..., : k.shape[2] - frame.n_neg], (0, frame.n_neg), value=visible)
+            out = joint_attention(frame.on(q.device), q, k, v, mask, scale, active, record, first, kernel=kernel)
+        frame.last = site
+        self.reached = True  # a plain store, which a compiled graph replays without guarding on it
         return out
 
     def _recorder(self, site: int) -> Any:
@@ -222,6 +270,30 @@ class Plan:
         return record
 
 
+def _nearest(scheduler: Any, timestep: Any) -> int:
+    """The step whose time is nearest to the one the model was called with."""
+    times = getattr(scheduler, "timesteps", None)
+    if times is None or timestep is None:
+        return 0
+    now = torch.as_tensor(timestep).flatten()[0].to(times)
+    return int((times - now).abs().argmin())
+
+
+def _local_cfg(pipe: Any) -> str | None:
+    """The name of the local variable by which a running `pipe.__call__` says that it does classifier-free guidance.
+
+    PixArt, HunyuanVideo and others keep this nowhere else.
+    """
+    frame = sys._getframe(1) if pipe is not None else None
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is pipe:
+            return next(
+                (n for n in ("do_true_cfg", "do_classifier_free_guidance") if frame.f_locals.get(n) is True), None
+            )
+        frame = frame.f_back
+    return None
+
+
 def _repeat(values: list[Any], size: int, what: str) -> list[Any]:
     """One per sample from one for all, one per prompt (`num_images_per_prompt`), or one per sample."""
     if size % len(values):
@@ -231,16 +303,50 @@ def _repeat(values: list[Any], size: int, what: str) -> list[Any]:
 
 def _hook(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     plan = current_plan(id(model))
-    return None if plan is None else plan.before_forward(args, kwargs)
+    if plan is None:
+        return None
+    _refuse(model, plan.family)
+    Install.before_forward(model)
+    changed = plan.before_forward(args, kwargs)
+    Install.changed(model, None if plan.frame is None else plan)
+    return changed
+
+
+def _refuse(model: nn.Module, family: Family) -> None:
+    """What would silently give a wrong picture."""
+    hooks = getattr(getattr(model, "_diffusers_hook", None), "hooks", {})
+    if any(name.startswith("text_kv_cache") for name in hooks):
+        raise ValueError(
+            f"{type(model).__name__} has a TextKVCache, which keeps the keys of the prompt alone; it cannot be guided: "
+            "use the model without apply_text_kv_cache"
+        )
+    parallel = getattr(getattr(model, "_parallel_config", None), "context_parallel_config", None)
+    if parallel is not None and family.geometry != "cross":
+        raise ValueError(
+            f"{type(model).__name__} has context parallelism on, which shares out text and image tokens; it cannot be guided: "
+            "use the model without enable_parallelism"
+        )
 
 
 def _negatives(
-    pipe: Any, family: Family, width: int, method: Guidance, prompt: Any, embeds: Any, max_sequence_length: int | None
-) -> list[Tensor | None]:
+    pipe: Any,
+    family: Family,
+    width: int,
+    method: Guidance,
+    prompt: Any,
+    embeds: Any,
+    weights: Any,
+    max_sequence_length: int | None,
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """The negatives `[n, W]`, one for all or one per prompt or sample, and the weights `[n]` of their tokens."""
     if prompt is not None and embeds is not None:
         raise ValueError("both negative_prompt and negative_prompt_embeds were given; give one of them")
     if method.negative == "none":
-        return [None]
+        return [None], [None]
+    if weights is not None and embeds is None:
+        raise ValueError(
+            'negative_weights needs negative_prompt_embeds; in a text, write weights as "wheels:2, chain"'
+        )
     if embeds is not None:
         given = list(embeds) if isinstance(embeds, (list, tuple)) else [embeds]
         if not given:
@@ -250,10 +356,13 @@ def _negatives(
                 shape = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
                 raise ValueError(f"negative_prompt_embeds holds {shape}; allowed: a list of tensors [n, {width}]")
             if x is not None and x.shape[1] != width:
-                raise ValueError(f"negative_prompt_embeds is {x.shape[1]} wide; this model takes text of width {width}")
+                raise ValueError(
+                    f"negative_prompt_embeds is {x.shape[1]} wide; this model takes text of width {width}"
+                )
             if x is not None and not bool(torch.isfinite(x).all()):
                 raise ValueError("negative_prompt_embeds holds NaN or infinite values")
-        return [None if x is None or len(x) == 0 else x.detach() for x in given]
+        negatives = [None if x is None or len(x) == 0 else x.detach() for x in given]
+        return negatives, _given_weights(method, given, weights)
     if prompt is None:
         raise ValueError(f"{type(method).__name__} needs negative_prompt or negative_prompt_embeds")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -261,18 +370,67 @@ def _negatives(
         raise ValueError("negative_prompt is an empty list; give a string, or one string or None per sample")
     for text in prompts:
         if text is not None and not isinstance(text, str):
-            raise TypeError(f"negative_prompt holds {text!r}; allowed: strings, or None for a sample that is not guided")
+            raise TypeError(
+                f"negative_prompt holds {text!r}; allowed: strings, or None for a sample that is not guided"
+            )
     if isinstance(pipe, nn.Module):
         if not any(p and p.strip() for p in prompts):
-            return [None] * len(prompts)
+            return [None] * len(prompts), [None]
         raise ValueError("a bare model cannot encode text; give negative_prompt_embeds, or the pipeline instead")
-    known: dict[str, Tensor | None] = {}
+    known: dict[str, tuple[Tensor | None, Tensor | None]] = {}
     with torch.no_grad():
         for text in prompts:
             if text and text.strip() and text not in known:
-                encoded = family.encode(pipe, text, method.padded, max_sequence_length)
-                known[text] = encoded.detach() if len(encoded) else None
-    return [known.get(text) if text else None for text in prompts]
+                known[text] = _encode(pipe, family, method, text, max_sequence_length)
+    pairs = [known.get(text or "", (None, None)) for text in prompts]
+    return [negative for negative, _ in pairs], [weight for _, weight in pairs]
+
+
+def _encode(
+    pipe: Any, family: Family, method: Guidance, text: str, max_sequence_length: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The tokens `[n, W]` of a negative prompt, each of its items encoded on its own, and their weights `[n]`."""
+    items = parse_negative(text)
+    if method.negative == "branch":
+        _unweighted(method, text)
+    parts: list[Tensor] = []
+    factors: list[float] = []
+    for item in items:
+        if item.weight > 0:
+            parts.append(family.encode(pipe, item.text, method.padded, max_sequence_length).detach())
+            factors += [item.weight] * len(parts[-1])
+    if not factors:
+        return None, None
+    weight = None if all(f == 1 for f in factors) else torch.tensor(factors, dtype=torch.float64)
+    return parts[0] if len(parts) == 1 else torch.cat(parts), weight
+
+
+def _unweighted(method: Guidance, text: str) -> None:
+    items = parse_negative(text)
+    if len(items) > 1 or any(item.weight != 1 for item in items):
+        raise ValueError(
+            f"the negative prompt {text!r} has weights, which {type(method).__name__} cannot take: its negative branch "
+            "is one padded prompt; use VSF, or write no weights"
+        )
+
+
+def _given_weights(method: Guidance, embeds: list[Tensor | None], weights: Any) -> list[Tensor | None]:
+    if weights is None:
+        return [None]
+    if method.negative == "branch":
+        name = type(method).__name__
+        raise ValueError(f"{name} cannot take negative_weights: its negative branch is one padded prompt")
+    given = [weights] if isinstance(weights, Tensor) else list(weights)
+    if len(given) != len(embeds):
+        raise ValueError(f"negative_weights has {len(given)} entries for {len(embeds)} in negative_prompt_embeds")
+    for w, x in zip(given, embeds, strict=True):
+        n = 0 if x is None else len(x)
+        if w is not None and not (isinstance(w, Tensor) and tuple(w.shape) == (n,)):
+            shape = f"a tensor of shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
+            raise ValueError(f"negative_weights holds {shape} for {n} tokens; allowed: a tensor ({n},), or None")
+        if w is not None and not bool((w.isfinite() & (w >= 0)).all()):
+            raise ValueError("negative_weights holds negative, NaN or infinite values; allowed: 0 or more")
+    return [None if w is None else w.detach().double().cpu() for w in given]
 
 
 @contextmanager
@@ -282,6 +440,7 @@ def negative_guidance(
     negative_prompt: str | Sequence[str | None] | None = None,
     *,
     negative_prompt_embeds: Tensor | Sequence[Tensor | None] | None = None,
+    negative_weights: Tensor | Sequence[Tensor | None] | None = None,
     max_sequence_length: int | None = None,
     record: bool = False,
 ) -> Iterator[Guided]:
@@ -290,8 +449,10 @@ def negative_guidance(
     Args:
         pipe_or_model: any stock pipeline of a supported model, or the model itself (then give embeddings).
         guidance: the method with its settings, e.g. `VSF(scale=3.5, offset=0.1)`.
-        negative_prompt: a string for all samples, or one per prompt or sample; None or "" = not guided.
+        negative_prompt: a string for all samples, or one per prompt or sample; None or "" = not guided. With weights
+            (`"wheels:2, chain"`, VSF only) each item is encoded on its own; see `vsf.prompt` for the grammar.
         negative_prompt_embeds: instead of text: `[n, d]`, or a list of such, lengths may differ.
+        negative_weights: for embeddings, factors on the flipped values of their tokens: `[n]`, or a list of such.
         max_sequence_length: for methods that take the negative padded (NAG, NASA): the text length to pad to, where
             it is not the pipeline's default. Give what you give to the pipeline.
         record: keep the suppression map; ask for it with `guided.suppression()`.
@@ -307,6 +468,16 @@ def negative_guidance(
     """
     if not isinstance(guidance, Guidance):
         raise TypeError(f"guidance is {guidance!r}; allowed: a method such as VSF(scale=3.5, offset=0.1)")
+    if isinstance(guidance, CFG):
+        if negative_prompt_embeds is not None or negative_weights is not None or record:
+            raise ValueError("CFG takes negative_prompt as text, and has no suppression map")
+        find_models(pipe_or_model)
+        texts = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ()
+        for text in texts:
+            _unweighted(guidance, text or "")
+        with pipeline_cfg(pipe_or_model, guidance, negative_prompt):
+            yield Guided(guidance)
+        return
     if record and not isinstance(guidance, VSF):
         raise ValueError(f"a suppression map is defined for VSF, not for {type(guidance).__name__}")
     targets = find_models(pipe_or_model)
@@ -315,18 +486,29 @@ def negative_guidance(
         raise ValueError("start and stop are fractions of a pipeline's steps; give the pipeline instead of the model")
     guided = Guided(guidance, record)
     entered: list[tuple[Plan, list[Any]]] = []
-    family, width = targets[0][1], targets[0][1].width(targets[0][0])
-    negatives = _negatives(
-        pipe_or_model, family, width, guidance, negative_prompt, negative_prompt_embeds, max_sequence_length
+    family, width = targets[0][1], targets[0][1].width(unwrap(targets[0][0]))
+    negatives, weights = _negatives(
+        pipe_or_model,
+        family,
+        width,
+        guidance,
+        negative_prompt,
+        negative_prompt_embeds,
+        negative_weights,
+        max_sequence_length,
     )
     failed = True
     try:
-        for model, family in targets:
+        for outer, family in targets:
+            model = unwrap(outer)
             sites = list(family.sites(model))
             if guidance.blocks is not None and max(guidance.blocks, default=0) >= len(sites):
-                raise ValueError(f"blocks is {guidance.blocks}; {type(model).__name__} has blocks 0 to {len(sites) - 1}")
-            plan = Plan(None if is_model else pipe_or_model, model, family, guided, negatives)
-            Install.enter(model, sites, _hook)
+                raise ValueError(
+                    f"blocks is {guidance.blocks}; {type(model).__name__} has blocks 0 to {len(sites) - 1}"
+                )
+            _refuse(model, family)
+            plan = Plan(None if is_model else pipe_or_model, model, family, guided, negatives, weights)
+            Install.enter(model, sites, _hook, plan.taps, outer)
             # The stack itself is kept, so that a context that is left in another thread (a collected generator)
             # still takes its plan from where it was put.
             stack = plans(id(model))
@@ -340,10 +522,6 @@ def negative_guidance(
                 stack.remove(plan)
             Install.leave(plan.model)
     ran = [p for p, _ in entered if p.forwards]
-    if not failed and ran and not any(p.sites_run for p in ran) and any(n is not None for n in negatives):
-        if guidance.blocks != ():
-            raise RuntimeError(
-                f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided"
-            )
-
-
+    wanted = any(n is not None for n in negatives) and guidance.blocks != ()
+    if not failed and wanted and ran and not any(p.reached for p in ran):
+        raise RuntimeError(f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided")

@@ -7,21 +7,23 @@ projections, LoRA, IP-adapters and quantised layers therefore stay the model's o
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .core.attention import Attended, attend, log_sum_exp
 
 __all__ = ["Install", "current_plan", "plans"]
 
-#: (frame-aware attention) site number, q, k, v, mask, scale -> output [B, H, S, D], or None to leave the call alone.
-Attention = Callable[[Any, int, Tensor, Tensor, Tensor, "Tensor | None", "float | None"], "Tensor | None"]
+#: q, k, v, mask, scale -> output and log-sum-exp.
+Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", "float | None"], Attended]
 
 
 class _Local(threading.local):
@@ -46,9 +48,18 @@ def current_plan(key: int) -> Any | None:
     return stack[-1] if stack else None
 
 
-def _run(key: int, site: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor | None:
+def _run(  # noqa: PLR0913
+    key: int,
+    site: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    kernel: Callable[[], Kernel] = lambda: attend,
+) -> Tensor | None:
     plan = current_plan(key)
-    return None if plan is None else plan.attention(site, q, k, v, mask, scale)
+    return None if plan is None or plan.frame is None else plan.attention(site, q, k, v, mask, scale, kernel())
 
 
 def _torch_functional(key: int, site: int) -> types.ModuleType:
@@ -80,8 +91,61 @@ def _torch_functional(key: int, site: int) -> types.ModuleType:
     return proxy
 
 
+#: diffusers' names for one of torch's own kernels.
+_TORCH = {
+    "_native_math": SDPBackend.MATH,
+    "_native_flash": SDPBackend.FLASH_ATTENTION,
+    "_native_efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "_native_cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+#: Kernels that return their log-sum-exp if asked (diffusers 0.42.1): by which argument, and whether as [B, S, H].
+_RETURNS_LSE = {
+    **dict.fromkeys(("flash", "flash_hub", "flash_4_hub", "aiter_fa2_hub", "sage", "sage_hub"), ("return_lse", False)),
+    "_flash_3": ("return_lse", True),
+    "_flash_3_hub": ("return_attn_probs", False),
+}
+
+
+def _chosen_kernel(original: Callable[..., Any], registry: Any, given: dict[str, Any]) -> Kernel:
+    """The kernel that this call of `dispatch_attention_fn` would use, with its log-sum-exp.
+
+    The log-sum-exp comes from the kernel where it returns one, else from a second product of queries and keys. The
+    kernel gets the mask the model made, or none.
+    """
+    backend = given.get("backend")
+    if backend is None:  # as dispatch_attention_fn does: `with attention_backend(...)`, or the environment's choice
+        backend = registry.get_active_backend()[0]
+    name = str(getattr(backend, "value", backend))
+    if name == "native":
+        return attend
+    if name in _TORCH:
+
+        def one_of_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Attended:
+            with sdpa_kernel(_TORCH[name]):
+                return attend(q, k, v, mask, scale)
+
+        return one_of_torch
+
+    ask, last_is_heads = _RETURNS_LSE.get(name, (None, False))
+
+    def another(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Attended:
+        extra = {} if ask is None else {"attention_kwargs": {**(given.get("attention_kwargs") or {}), ask: True}}
+        out: Any = original(*(x.transpose(1, 2) for x in (q, k, v)), mask, scale=scale, **{**given, **extra})
+        out, lse = out if isinstance(out, tuple) else (out, None)
+        if lse is not None and last_is_heads:
+            lse = lse.transpose(1, 2)
+        if lse is None or lse.shape != q.shape[:3]:
+            if mask is not None and mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+            lse = log_sum_exp(q, k.repeat_interleave(q.shape[1] // k.shape[1], 1), mask, scale)
+        return Attended(out.transpose(1, 2), lse)
+
+    return another
+
+
 def _dispatch(original: Callable[..., Tensor], key: int, site: int) -> Callable[..., Tensor]:
     """diffusers' `dispatch_attention_fn` (`[B, S, H, D]`) with our attention in front of it."""
+    registry = original.__globals__["_AttentionBackendRegistry"]
 
     def dispatch_attention_fn(
         query: Tensor,
@@ -93,7 +157,16 @@ def _dispatch(original: Callable[..., Tensor], key: int, site: int) -> Callable[
         **kwargs: Any,
     ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query, key_, value))
-        out = _run(key, site, q, k, v, attn_mask, scale)
+
+        def kernel() -> Kernel:
+            if kwargs.get("parallel_config") is not None:
+                raise ValueError(
+                    "context parallelism is on: it shares out the tokens of this attention, which cannot be guided; "
+                    "use the model without enable_parallelism"
+                )
+            return _chosen_kernel(original, registry, {"enable_gqa": k.shape[1] != q.shape[1], **kwargs})
+
+        out = _run(key, site, q, k, v, attn_mask, scale, kernel)
         if out is not None:
             return out.transpose(1, 2)
         return original(query, key_, value, attn_mask, *args, scale=scale, **kwargs)
@@ -107,7 +180,7 @@ def _dispatch(original: Callable[..., Tensor], key: int, site: int) -> Callable[
 @functools.lru_cache(maxsize=4096)
 def _guided_class(cls: type, key: int, site: int) -> type:
     """`cls` with the attention function of its `__call__` re-bound. Cached, so that compiled graphs stay valid."""
-    call = cls.__call__
+    call: Any = cls.__call__
     while hasattr(call, "__wrapped__"):
         call = call.__wrapped__
     scope = dict(call.__globals__)
@@ -129,44 +202,141 @@ def _guided_class(cls: type, key: int, site: int) -> type:
 
 
 def _set_processor(attention: nn.Module, processor: Any) -> None:
-    # Some processors (IP-adapter) are modules and live in _modules; setattr refuses to exchange the two kinds.
-    attention.__dict__.pop("processor", None)
-    attention._modules.pop("processor", None)
-    attention.processor = processor
+    # Some processors (IP-adapter) are modules and live in _modules, where the order is that of the state dict.
+    where: dict[str, Any] = attention._modules if "processor" in attention._modules else attention.__dict__  # pyright: ignore
+    where["processor"] = processor
+
+
+def _twin(original: Any, key: int, site: int) -> Any:
+    """The same processor with a guided class: the two share their attributes, so that what is set on either while it is
+    guided (a backend, an adapter's strength) is set on both. Another object, because modules may share a processor."""
+    cls = _guided_class(type(original), key, site)
+    twin = object.__new__(cls)
+    object.__setattr__(twin, "__dict__", original.__dict__)
+    return twin
+
+
+def _before(
+    key: int, tap: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    plan = current_plan(key)
+    return None if plan is None or plan.frame is None else tap(plan.frame, args, kwargs)
+
+
+def _after(key: int, tap: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    plan = current_plan(key)
+    return None if plan is None or plan.frame is None else tap(plan.frame, args, output)
+
+
+def _input(
+    hook: Callable[..., Any], model: nn.Module, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return hook(model, args, kwargs)
+
+
+def _input_first(
+    hook: Callable[..., Any], model: nn.Module, compiled: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    args, kwargs = hook(model, args, kwargs) or (args, kwargs)
+    return compiled(*args, **kwargs)
 
 
 class Install:
-    """Processors and the input hook of one model, shared by all contexts that guide it at a time."""
+    """Processors, taps and the input hook of one model, shared by all contexts that guide it at a time."""
 
     _lock = threading.RLock()
     _live: dict[int, Install] = {}
 
-    def __init__(self, model: nn.Module, sites: list[nn.Module], hook: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[nn.Module],
+        hook: Callable[..., Any],
+        taps: Sequence[Any],
+        outer: nn.Module,
+    ) -> None:
         self.model, self.users = model, 0
-        self.saved: list[tuple[nn.Module, Any]] = []
-        guided: list[Any] = []
-        for number, attention in enumerate(sites):
-            original = attention.processor
-            twin = copy.copy(original)  # keeps _attention_backend, _parallel_config and IP-adapter weights
-            twin.__class__ = _guided_class(type(original), id(model), number)
-            self.saved.append((attention, original))
-            guided.append(twin)
-        for (attention, _), twin in zip(self.saved, guided, strict=True):
+        self.guided_by: Any = None
+        # All twins before the first is set: a processor that cannot be guided must leave the model untouched.
+        self.sites = [(a, a.processor, _twin(a.processor, id(model), number)) for number, a in enumerate(sites)]
+        for attention, _, twin in self.sites:
             _set_processor(attention, twin)
-        self.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+        # The input hook stays out of compiled graphs, so that a new prompt, step or strength is a new tensor to them
+        # and never a new graph: on the wrapper of torch.compile(model), or in front of what model.compile() compiled.
+        self.compiled = getattr(model, "_compiled_call_impl", None) if outer is model else None
+        if self.compiled is None:
+            self.handles = [outer.register_forward_pre_hook(functools.partial(_input, hook, model), with_kwargs=True)]
+        else:
+            self.handles = []
+            model._compiled_call_impl = functools.partial(_input_first, hook, model, self.compiled)
+        for tap in taps:
+            if tap.before is not None:
+                before = functools.partial(_before, id(model), tap.before)
+                self.handles.append(tap.module.register_forward_pre_hook(before, with_kwargs=True))
+            if tap.after is not None:
+                after = functools.partial(_after, id(model), tap.after)
+                self.handles.append(tap.module.register_forward_hook(after))
 
     def remove(self) -> None:
-        self.handle.remove()
-        for attention, original in self.saved:
-            _set_processor(attention, original)
+        for handle in self.handles:
+            handle.remove()
+        if self.compiled is not None:
+            self.model._compiled_call_impl = self.compiled
+        for attention, original, twin in self.sites:
+            if attention.processor is twin:
+                _set_processor(attention, original)
+        self.forget()
+
+    def adopt(self) -> None:
+        """Guide the processors that somebody set since (fused projections, an adapter loaded inside the context)."""
+        for number, (attention, _, twin) in enumerate(self.sites):
+            now = attention.processor
+            if now is not twin:
+                self.sites[number] = (attention, now, _twin(now, id(self.model), number))
+                _set_processor(attention, self.sites[number][2])
+
+    def forget(self) -> None:
+        """Empty the model's step caches (first-block cache and the like): they hold what another guidance computed."""
+        for module in self.model.modules():
+            registry: Any = getattr(module, "_diffusers_hook", None)
+            for hook in getattr(registry, "hooks", {}).values():
+                if getattr(hook, "_is_stateful", False):
+                    managers = [x for x in vars(hook).values() if type(x).__name__ == "StateManager"]
+                    entered = [{k: v for k, v in vars(m).items() if "context" in k} for m in managers]
+                    hook.reset_state(module)
+                    for manager, context in zip(managers, entered, strict=True):
+                        vars(manager).update(context)  # a reset also leaves the cache_context() we are in
 
     @classmethod
-    def enter(cls, model: nn.Module, sites: list[nn.Module], hook: Callable[..., Any]) -> None:
+    def before_forward(cls, model: nn.Module) -> None:
+        """Bring the installation up to date with what was done to the model since the last forward pass."""
+        with cls._lock:
+            if (live := cls._live.get(id(model))) is not None:
+                live.adopt()
+
+    @classmethod
+    def changed(cls, model: nn.Module, guided_by: Any) -> None:
+        """Say what guides the forward pass that begins; caches do not outlive a change of it."""
+        with cls._lock:
+            live = cls._live.get(id(model))
+            if live is not None and live.guided_by is not guided_by:
+                live.guided_by = guided_by
+                live.forget()
+
+    @classmethod
+    def enter(
+        cls,
+        model: nn.Module,
+        sites: Sequence[nn.Module],
+        hook: Callable[..., Any],
+        taps: Sequence[Any] = (),
+        outer: nn.Module | None = None,
+    ) -> None:
         """Install on `model`, or join the installation that is there."""
         with cls._lock:
             live = cls._live.get(id(model))
             if live is None:
-                live = cls._live[id(model)] = cls(model, sites, hook)
+                live = cls._live[id(model)] = cls(model, sites, hook, taps, model if outer is None else outer)
             live.users += 1
 
     @classmethod
@@ -178,8 +348,3 @@ class Install:
             if live.users == 0:
                 del cls._live[id(model)]
                 live.remove()
-
-
-def is_compiling() -> bool:
-    """Whether the code is being traced by `torch.compile` (bookkeeping is left out of graphs)."""
-    return torch.compiler.is_compiling()

@@ -17,8 +17,20 @@ from torch import Tensor, nn
 Call = dict[str, Any]
 
 
+def _same(embeds: Tensor) -> Tensor:
+    return embeds
+
+
 def _replace(call: Call, embeds: Tensor) -> Call:
     return call | {"encoder_hidden_states": embeds}
+
+
+def grid_ids(height: int, width: int, axes: int) -> Tensor:
+    """Position ids `[height * width, axes]` of an image: row and column in the second and third column."""
+    ids = torch.zeros(height, width, axes)
+    ids[..., 1] += torch.arange(height)[:, None]
+    ids[..., 2] += torch.arange(width)
+    return ids.flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ class Spec:
     #: A whole-model float64 definition (model, call, negative [n, W], rule) for a batch of one, where there is one.
     definition: Callable[..., Tensor] | None = None
     joint: bool = True
+    #: Real tokens `[n, W]` as the pipeline encodes them padded, where the model takes them only so.
+    padded: Callable[[Tensor], Tensor] = _same
 
 
 def load() -> dict[str, Spec]:

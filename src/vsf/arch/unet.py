@@ -38,6 +38,8 @@ class UNet(Family):
         if padded:
             return embeds
         # CLIP is causal: its real tokens do not see the pads behind them.
-        tokenizers = [t for t in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)) if t is not None]
+        tokenizers = [
+            t for t in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)) if t is not None
+        ]
         real = max(len(t(text, truncation=True, max_length=t.model_max_length).input_ids) for t in tokenizers)
         return embeds[:real]

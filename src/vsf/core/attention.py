@@ -31,7 +31,9 @@ class Attended(NamedTuple):
 
 
 def _cpu_flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Attended:
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, False, attn_mask=bias, scale=scale
+    )
     return Attended(out, lse)
 
 
@@ -54,7 +56,9 @@ def _cuda_efficient(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale:
 
 
 def _cuda_cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Attended:
-    out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True, 0.0, False, False, scale=scale)[:2]
+    out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True, 0.0, False, False, scale=scale)[
+        :2
+    ]
     return Attended(out, lse.reshape(*q.shape[:3]))
 
 
@@ -78,10 +82,21 @@ FALLBACK: tuple[str, Kernel] = ("scaled_dot_product_attention + sliced log-sum-e
 _CHOICE = {0: "MATH", 1: "FLASH_ATTENTION", 2: "EFFICIENT_ATTENTION", 3: "CUDNN_ATTENTION"}
 
 
+@torch.compiler.assume_constant_result
+def _probe(device: str, dtype: torch.dtype, size: int, masked: bool) -> int:
+    """What torch would choose for tensors of this kind; used while tracing, where it cannot be asked about tensors."""
+    x = torch.zeros(1, 1, 64, size, device=device, dtype=dtype)
+    bias = torch.zeros(1, 1, 1, 64, device=device, dtype=dtype) if masked else None
+    return torch._fused_sdp_choice(x, x, x, bias, 0.0, False)
+
+
 def _kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> tuple[str, Kernel]:
     if q.device.type not in ("cpu", "cuda"):
         return FALLBACK
-    choice = torch._fused_sdp_choice(q, k, v, bias, 0.0, False, scale=scale)
+    if torch.compiler.is_compiling():
+        choice = _probe(q.device.type, q.dtype, q.shape[-1], bias is not None)
+    else:
+        choice = torch._fused_sdp_choice(q, k, v, bias, 0.0, False, scale=scale)
     return KERNELS.get((q.device.type, _CHOICE.get(choice, "?")), FALLBACK)
 
 
@@ -115,7 +130,9 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scal
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    scores = (q @ (k * scale).transpose(-1, -2)).to(wide) if q.dtype == wide else (q @ k.transpose(-1, -2)).to(wide) * scale
+    scores = (
+        (q @ (k * scale).transpose(-1, -2)).to(wide) if q.dtype == wide else (q @ k.transpose(-1, -2)).to(wide) * scale
+    )
     if bias is not None:
         if bias.dtype == torch.bool:
             scores = scores.masked_fill(~bias, float("-inf"))

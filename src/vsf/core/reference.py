@@ -19,7 +19,13 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.
 
 
 def vsf(
-    q: Tensor, k_pos: Tensor, v_pos: Tensor, k_neg: Tensor, v_neg: Tensor, scale: Tensor | float, offset: Tensor | float
+    q: Tensor,
+    k_pos: Tensor,
+    v_pos: Tensor,
+    k_neg: Tensor,
+    v_neg: Tensor,
+    scale: Tensor | float,
+    offset: Tensor | float,
 ) -> Tensor:
     """Value Sign Flip: one softmax over `[K+ ; K-]` with bias `-offset` on K-, values `[V+ ; -scale V-]`."""
     k = torch.cat([k_pos, k_neg], 2).double()

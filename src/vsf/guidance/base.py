@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Knob:
     per_sample: bool = False
     choices: tuple[str, ...] = ()
     optional: bool = False
+    infinite: bool = False
 
 
 def knob(default: Any, help: str, **limits: Any) -> Any:
@@ -45,9 +46,7 @@ def knob(default: Any, help: str, **limits: Any) -> Any:
 
 def knobs(method: type[Guidance] | Guidance) -> dict[str, Knob]:
     """The knobs of a method by name, in order."""
-    return {
-        f.name: Knob(f.name, f.default, **f.metadata["knob"]) for f in fields(method) if "knob" in f.metadata
-    }
+    return {f.name: Knob(f.name, f.default, **f.metadata["knob"]) for f in fields(method) if "knob" in f.metadata}
 
 
 def _number(value: Any) -> float:
@@ -69,8 +68,9 @@ class Guidance(ABC):
     """
 
     #: What the method wants to know of the negative prompt: "keys" = attention over the negative's keys alone;
-    #: "branch" = attention as in a forward pass with the negative prompt in the place of the positive one.
-    negative: ClassVar[Literal["keys", "branch", "none"]] = "keys"
+    #: "branch" = attention as in a forward pass with the negative prompt in the place of the positive one;
+    #: "pipeline" = nothing here, the pipeline itself takes it.
+    negative: ClassVar[Literal["keys", "branch", "pipeline", "none"]] = "keys"
     #: Whether the negative prompt is encoded padded, as the model was trained, or as its real tokens only.
     padded: ClassVar[bool] = False
     #: The name in command lines and records.
@@ -97,7 +97,9 @@ class Guidance(ABC):
                 continue
             object.__setattr__(self, name, self._checked(spec, value))
         if self.start > self.stop:
-            raise ValueError(f"{type(self).__name__}: start ({self.start}) must not be greater than stop ({self.stop})")
+            raise ValueError(
+                f"{type(self).__name__}: start ({self.start}) must not be greater than stop ({self.stop})"
+            )
         if self.blocks is not None:
             blocks = tuple(self.blocks)
             if not all(isinstance(b, int) and b >= 0 for b in blocks):
@@ -106,8 +108,13 @@ class Guidance(ABC):
 
     def _checked(self, spec: Knob, value: Any) -> Any:
         where = f"{type(self).__name__}.{spec.name}"
-        if spec.per_sample and isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0:
-            values = tuple(self._checked(spec, v) for v in value)
+        if (
+            spec.per_sample
+            and isinstance(value, Iterable)
+            and not isinstance(value, str)
+            and getattr(value, "ndim", 1)
+        ):
+            values = tuple(self._checked(replace(spec, per_sample=False), v) for v in value)
             if not values:
                 raise ValueError(f"{where} is an empty sequence; give one number, or one per sample")
             return values
@@ -116,8 +123,11 @@ class Guidance(ABC):
         except TypeError:
             many = " or one number per sample" if spec.per_sample else ""
             raise TypeError(f"{where} is {value!r}; allowed: a number{many}") from None
-        if math.isnan(number) or not spec.minimum <= number <= spec.maximum or number == -math.inf:
-            raise ValueError(f"{where} is {number}; allowed: {spec.minimum:g} to {spec.maximum:g}")
+        finite = math.isfinite(number) or (spec.infinite and number == math.inf)
+        if not finite or not spec.minimum <= number <= spec.maximum:
+            limits = [f"from {spec.minimum:g} up"] if spec.minimum > -math.inf else ["finite numbers"]
+            limits = [f"{spec.minimum:g} to {spec.maximum:g}"] if spec.maximum < math.inf else limits
+            raise ValueError(f"{where} is {number}; allowed: {limits[0]}{', or inf' if spec.infinite else ''}")
         return number
 
     def settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..core.attention import Attended
 
-__all__ = ["NAG", "NASA", "NoGuidance"]
+__all__ = ["CFG", "NAG", "NASA", "NoGuidance"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,29 @@ class NoGuidance(Guidance):
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         return pos.out
+
+
+@dataclass(frozen=True)
+class CFG(Guidance):
+    """Classifier-free guidance with the negative prompt (arXiv 2207.12598): ``u + scale (c - u)``.
+
+    u and c are the model's predictions with the negative and with the positive prompt: a second forward pass. It is
+    not an equation over attention, so it runs through the pipeline's own implementation, whose other rules apply too
+    (a sample without a negative prompt is guided away from the empty prompt).
+    """
+
+    label = "cfg"
+    negative = "pipeline"
+
+    scale: float = knob(5.0, "extrapolation away from the negative's prediction", low=1.0, high=15.0, step=0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.start, self.stop) != (0.0, 1.0) or self.blocks is not None:
+            raise ValueError("CFG runs through the pipeline's own implementation, which has no start, stop and blocks")
+
+    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+        raise TypeError("CFG combines predictions, not attention outputs")
 
 
 @dataclass(frozen=True)
@@ -59,7 +82,9 @@ class NAG(Guidance):
     padded = True
 
     scale: PerSample = knob(4.0, "extrapolation away from the negative", low=1.0, high=12.0, step=0.5, per_sample=True)
-    tau: PerSample = knob(2.5, "longest allowed output, relative to the unguided one", low=1.0, high=8.0, per_sample=True)
+    tau: PerSample = knob(
+        2.5, "longest allowed output, relative to the unguided one", low=1.0, high=8.0, per_sample=True
+    )
     alpha: PerSample = knob(0.125, "blend between unguided (0) and guided (1)", maximum=1.0, per_sample=True)
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:

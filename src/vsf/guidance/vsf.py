@@ -44,7 +44,13 @@ class VSF(Guidance):
 
     scale: PerSample = knob(3.5, "strength of the flipped values", high=10.0, step=0.1, per_sample=True)
     offset: PerSample = knob(
-        0.1, "subtracted from the negative scores", high=2.0, step=0.05, minimum=-math.inf, per_sample=True
+        0.1,
+        "subtracted from the negative scores",
+        high=2.0,
+        step=0.05,
+        minimum=-math.inf,
+        per_sample=True,
+        infinite=True,
     )
     layout: Literal["paper", "upstream"] = knob(
         "paper", "which rows see the negative prompt", choices=("paper", "upstream")

@@ -1,0 +1,37 @@
+"""Chroma."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Negative
+from .flux import Flux
+
+
+class Chroma(Flux):
+    """Like Flux.1, with a mask and without a pooled embedding.
+
+    Checked in diffusers 0.42.1: `attention_mask` `[B, text + image]` (1 = visible) becomes the product of its row and
+    column and is then ADDED to the scores, so a masked token is dimmed by e^-1 and not hidden. Negative tokens enter
+    it as visible ones, like the prompt's own.
+    """
+
+    name = "Chroma"
+    models = ("ChromaTransformer2DModel",)
+
+    def extend(self, call: dict[str, Any], negative: Negative) -> None:
+        super().extend(call, negative)
+        mask = call.get("attention_mask")
+        if mask is not None:
+            call["attention_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
+
+    def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
+        """Padded: the real tokens and the first pad, which is what the pipeline's mask shows the model."""
+        length = max_sequence_length or 512
+        if not padded:
+            length = len(pipe.tokenizer(text, truncation=True, max_length=length).input_ids)
+        embeds, _, mask, *_ = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)
+        return embeds[0][: int(mask[0].sum())]

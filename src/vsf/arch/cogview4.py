@@ -1,0 +1,44 @@
+"""CogView4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Family, Negative
+
+
+class CogView4(Family):
+    """Joint attention over `[text, image]` in `attn1` of every block.
+
+    Checked in diffusers 0.42.1: only image tokens have positions; text and image share all projections; the optional
+    `attention_mask` `[B, text]` (no pipeline gives it) is turned into a product of 0 and 1 that is ADDED to the
+    scores, as in Chroma.
+    """
+
+    name = "CogView4"
+    models = ("CogView4Transformer2DModel",)
+    geometry = "text_first"
+
+    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
+        return [block.attn1 for block in model.transformer_blocks]  # pyright: ignore
+
+    def width(self, model: nn.Module) -> int:
+        return model.config.text_embed_dim  # pyright: ignore
+
+    def extend(self, call: dict[str, Any], negative: Negative) -> None:
+        super().extend(call, negative)
+        mask = call.get("attention_mask")
+        if mask is not None:
+            call["attention_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
+
+    def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
+        """Real tokens stand at the end: the pipeline pads in front, to a multiple of 16, and its encoder is causal
+        and unmasked, so they have seen those pads, as in every prompt the model was trained on."""
+        length = max_sequence_length or 1024
+        embeds = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0][0]
+        real = len(pipe.tokenizer(text, truncation=True, max_length=length).input_ids)
+        return embeds if padded else embeds[-real:]

@@ -1,0 +1,77 @@
+"""Models with a feature of diffusers switched on, and what guidance has to fulfil on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import definition
+import specs
+import vsf.guide
+from test_contract import error, negatives, run
+from test_lifecycle import fingerprint
+from vsf import VSF, Guidance, negative_guidance
+from vsf.arch import family_of
+
+SPECS = specs.load()
+METHOD = VSF(3.5, 0.1)
+#: Makes the forward arguments anew: some models change the dictionaries they are given.
+Make = Callable[[], dict[str, Any]]
+
+
+def make(name: str, batch: int = 2, tokens: int = 5, dtype: torch.dtype = torch.float64) -> Make:
+    return lambda: SPECS[name].inputs(batch, tokens, dtype)
+
+
+def guided(model: Any, call: Make, given: list[Tensor | None], method: Guidance = METHOD) -> Tensor:
+    with negative_guidance(model, method, negative_prompt_embeds=given):
+        return run(model, call())
+
+
+@contextmanager
+def dense() -> Iterator[dict[str, int]]:
+    """Every guided attention by the dense, masked, float64 softmax of the row tables; counts them."""
+    fast, count = (vsf.guide.joint_attention, vsf.guide.cross_attention), {"calls": 0}
+
+    def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def attention(*args: Any, **kwargs: Any) -> Tensor:
+            count["calls"] += 1
+            return function(*args, **kwargs)
+
+        return attention
+
+    vsf.guide.joint_attention, vsf.guide.cross_attention = counted(definition.joint), counted(definition.cross)
+    try:
+        yield count
+    finally:
+        vsf.guide.joint_attention, vsf.guide.cross_attention = fast
+
+
+def close(got: Tensor, wanted: Tensor, plain: Tensor, tolerance: float = 1e-6) -> None:
+    """Equal, measured in units of what guidance changes."""
+    change = float((wanted - plain).norm())
+    assert change > 1e-5 * float(plain.norm()), "guidance changes nothing"
+    assert float((got - wanted).norm()) < tolerance * change
+
+
+def holds(name: str, model: Any, call: Make, tolerance: float = 1e-6) -> Tensor:
+    """What every feature has to leave true; returns the guided output for two different negatives."""
+    given: list[Tensor | None] = list(negatives(SPECS[name], 3, 4))
+    before, plain = fingerprint(model), run(model, call())
+    out = guided(model, call, given)
+    with dense() as count:
+        wanted = guided(model, call, given)
+    family: Any = family_of(model)
+    assert count["calls"] == len(family.sites(model)), "some attention was guided twice, or not at all"
+    close(out, wanted, plain, tolerance)
+    mixed = guided(model, call, [given[0], None])
+    assert error(mixed[:1], out[:1]) < 1e-6 and error(mixed[1:], plain[1:]) < 1e-6
+    assert torch.equal(guided(model, call, [None]), plain)
+    assert torch.equal(guided(model, call, [torch.zeros(0, SPECS[name].width)]), plain)
+    assert fingerprint(model) == before
+    assert torch.equal(run(model, call()), plain)
+    return out

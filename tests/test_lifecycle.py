@@ -1,0 +1,144 @@
+"""Contexts nest, are private to their thread, and leave nothing behind, whatever happens inside."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import specs
+from test_contract import negatives, run
+from vsf import NAG, VSF, Guidance, negative_guidance
+
+SPECS = specs.load()
+STRONG: list[Guidance] = [VSF(3.5), VSF(6.0, 0.0, normalize=1.0), VSF(3.0, layout="upstream"), NAG(4.0, 2.5, 0.5)]
+
+
+def fingerprint(model: Any) -> list[Any]:
+    """Everything a context could leave on a model."""
+    return [
+        (name, getattr(m, "processor", None), len(m._forward_pre_hooks), len(m._forward_hooks), sorted(vars(m)))
+        for name, m in model.named_modules()
+    ]
+
+
+def test_a_thousand_random_sequences_leave_the_model_as_it_was() -> None:
+    rng = random.Random(0)
+    for spec in (SPECS["sd3"], SPECS["unet"]):
+        model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+        plain, before = run(model, call), fingerprint(model)
+        given = [negatives(spec, n, seed=n)[0] for n in (1, 3, 4)]
+        truth = {(i, j): guided_once(model, call, m, g) for i, m in enumerate(STRONG) for j, g in enumerate(given)}
+
+        class Stop(Exception):
+            pass
+
+        def act(depth: int, model: Any = model, call: Any = call, truth: Any = truth, given: Any = given) -> None:
+            i, j = rng.randrange(len(STRONG)), rng.randrange(len(given))
+            with negative_guidance(model, STRONG[i], negative_prompt_embeds=[given[j]]):
+                if depth < 3 and rng.random() < 0.5:
+                    act(depth + 1)
+                if rng.random() < 0.15:
+                    assert torch.equal(run(model, call), truth[i, j])
+                if rng.random() < 0.2:
+                    raise (KeyboardInterrupt if rng.random() < 0.5 else Stop)
+
+        def sequence(act: Any = act, stop: Any = Stop) -> None:
+            with contextlib.suppress(KeyboardInterrupt, stop):
+                act(0)
+
+        for number in range(500):
+            if number % 10 == 0:
+                threads = [threading.Thread(target=sequence) for _ in range(2)]
+                for t in threads:
+                    t.start()
+                sequence()
+                for t in threads:
+                    t.join()
+            else:
+                sequence()
+        assert fingerprint(model) == before
+        assert torch.equal(run(model, call), plain)
+
+
+def guided_once(model: Any, call: Any, method: Guidance, negative: Tensor) -> Tensor:
+    with negative_guidance(model, method, negative_prompt_embeds=[negative]):
+        return run(model, call)
+
+
+@pytest.mark.parametrize("name", ["sd3", "unet"])
+def test_threads_do_not_see_each_other(name: str) -> None:
+    spec = SPECS[name]
+    model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+    methods: list[Guidance | None] = [None, VSF(3.5), NAG(4.0, 2.5, 0.5)]
+    (negative,) = negatives(spec, 3)
+    wanted = [run(model, call) if m is None else guided_once(model, call, m, negative) for m in methods]
+    start, wrong = threading.Barrier(len(methods)), []
+
+    def work(i: int) -> None:
+        start.wait()
+        for _ in range(15):
+            method = methods[i]
+            out = run(model, call) if method is None else guided_once(model, call, method, negative)
+            if not torch.equal(out, wanted[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(methods))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_the_innermost_context_counts_and_the_outer_one_returns() -> None:
+    spec = SPECS["sd3"]
+    model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+    (negative,) = negatives(spec, 3)
+    outer, inner = guided_once(model, call, VSF(2.0), negative), guided_once(model, call, VSF(5.0), negative)
+    with negative_guidance(model, VSF(2.0), negative_prompt_embeds=[negative]):
+        with negative_guidance(model, VSF(5.0), negative_prompt_embeds=[negative]):
+            assert torch.equal(run(model, call), inner)
+        assert torch.equal(run(model, call), outer)
+
+
+def test_contexts_on_two_models_nest() -> None:
+    a, b = SPECS["sd3"], SPECS["unet"]
+    models = [(s, s.build(torch.float32), s.inputs(1, 5, torch.float32), negatives(s, 3)[0]) for s in (a, b)]
+    wanted = [guided_once(m, c, VSF(3.0), n) for _, m, c, n in models]
+    (_, m0, c0, n0), (_, m1, c1, n1) = models
+    with (
+        negative_guidance(m0, VSF(3.0), negative_prompt_embeds=[n0]),
+        negative_guidance(m1, VSF(3.0), negative_prompt_embeds=[n1]),
+    ):
+        assert torch.equal(run(m0, c0), wanted[0]) and torch.equal(run(m1, c1), wanted[1])
+
+
+@pytest.mark.parametrize("other_thread", [False, True])
+def test_a_collected_generator_restores_the_model(other_thread: bool) -> None:
+    spec = SPECS["sd3"]
+    model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+    plain, before = run(model, call), fingerprint(model)
+
+    def pictures() -> Iterator[Tensor]:
+        with negative_guidance(model, VSF(), negative_prompt_embeds=negatives(spec, 3)):
+            while True:
+                yield run(model, call)
+
+    held = [pictures()]
+    assert not torch.equal(next(held[0]), plain)
+    if other_thread:
+        t = threading.Thread(target=held.clear)
+        t.start()
+        t.join()
+    held.clear()
+    gc.collect()
+    assert fingerprint(model) == before
+    assert torch.equal(run(model, call), plain)

@@ -1,0 +1,33 @@
+"""The pipeline contract for video pipelines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_pipelines as tiny
+from vsf import VSF, negative_guidance
+
+
+class VideoContract(tiny.PipelineContract):
+    def draw(self, pipe: Any, prompt: Any = "a red bicycle", seeds: tuple[int, ...] = (0,), **kwargs: Any) -> Tensor:
+        if "num_images_per_prompt" in kwargs:
+            kwargs["num_videos_per_prompt"] = kwargs.pop("num_images_per_prompt")
+        given: dict[str, Any] = {
+            "prompt": prompt, "num_inference_steps": 2, "height": 32, "width": 32, "num_frames": 5,
+            "output_type": "latent", "generator": [torch.Generator().manual_seed(s) for s in seeds],
+        }  # fmt: skip
+        if self.limit is not None:
+            given["max_sequence_length"] = self.limit
+        return pipe(**given | self.call | kwargs).frames
+
+    def test_maps_where_the_negative_acts(self, pipe: Any) -> None:
+        with negative_guidance(pipe, VSF(3.0), "wheels, chain", record=True) as guided:
+            self.draw(pipe)
+        suppression = guided.suppression()
+        assert suppression.steps == [0, 1]
+        with pytest.raises(ValueError, match="no 2D grid"):
+            suppression.map()
