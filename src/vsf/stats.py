@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as _sps
+from scipy import stats as _scipy_stats  # pyright: ignore[reportMissingTypeStubs]
+
+#: The cluster of each value: anything numpy can sort.
+Labels = Sequence[object] | NDArray[Any]
+
+# scipy is untyped
+_scipy: Any = _scipy_stats
 
 
 @dataclass(frozen=True)
@@ -31,20 +39,16 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n, "clusters": self.clusters}
 
 
-def _prepare(
-    values: ArrayLike, clusters: Sequence[object] | NDArray
-) -> tuple[NDArray[np.float64], NDArray, int]:
+def _prepare(values: ArrayLike, clusters: Labels) -> tuple[NDArray[np.float64], NDArray[np.intp], int]:
     x = np.asarray(values, dtype=np.float64)
-    labels = np.asarray(clusters)
+    labels: NDArray[Any] = np.asarray(clusters)
     if x.ndim != 1 or labels.shape != x.shape:
-        raise ValueError(
-            f"values and clusters must be 1-D and of one length, got {x.shape} and {labels.shape}"
-        )
+        raise ValueError(f"values and clusters must be 1-D and of one length, got {x.shape} and {labels.shape}")
     if x.size == 0:
         raise ValueError("values is empty; at least one value is needed")
     if not np.isfinite(x).all():
         raise ValueError("values holds NaN or infinity; leave out what could not be judged")
-    _, index = np.unique(labels, return_inverse=True)
+    index: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
     return x, index, int(index.max()) + 1
 
 
@@ -54,7 +58,7 @@ def _level(level: float) -> float:
     return level
 
 
-def cluster_se(values: ArrayLike, clusters: Sequence[object] | NDArray) -> float:
+def cluster_se(values: ArrayLike, clusters: Labels) -> float:
     """Cluster-robust standard error of the mean of ``values`` [N].
 
     ``sqrt(G/(G-1) * sum_g (sum_{i in g} (x_i - mean))^2) / N`` for G clusters: the sandwich estimator of Liang and
@@ -67,21 +71,16 @@ def cluster_se(values: ArrayLike, clusters: Sequence[object] | NDArray) -> float
     return float(np.sqrt(g / (g - 1) * np.square(sums).sum()) / x.size)
 
 
-def cluster_mean(values: ArrayLike, clusters: Sequence[object] | NDArray, level: float = 0.95) -> Interval:
+def cluster_mean(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
     """Mean with a t interval on G - 1 degrees of freedom around :func:`cluster_se`."""
     x, _, g = _prepare(values, clusters)
-    half = 0.0
-    if g == 1:
-        half = float("inf")
-    else:
-        half = float(_sps.t.ppf(0.5 + _level(level) / 2, g - 1)) * cluster_se(values, clusters)
+    wide = float(_scipy.t.ppf(0.5 + _level(level) / 2, max(1, g - 1)))
+    half = wide * cluster_se(values, clusters)
     mean = float(x.mean())
     return Interval(mean, mean - half, mean + half, int(x.size), g)
 
 
-def cluster_proportion(
-    values: ArrayLike, clusters: Sequence[object] | NDArray, level: float = 0.95
-) -> Interval:
+def cluster_proportion(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
     """Proportion of ones in 0/1 ``values`` with a Wilson interval at the effective sample size.
 
     The effective size is ``n_eff = p (1 - p) / se^2`` with :func:`cluster_se`, at most N; where every value is the
@@ -99,15 +98,13 @@ def cluster_proportion(
         n_eff = float(n)
     else:
         n_eff = min(float(n), p * (1 - p) / se**2)
-    z2 = float(_sps.norm.ppf(0.5 + _level(level) / 2)) ** 2
+    z2 = float(_scipy.norm.ppf(0.5 + _level(level) / 2)) ** 2
     centre = (p + z2 / (2 * n_eff)) / (1 + z2 / n_eff)
     half = np.sqrt(z2 * (p * (1 - p) / n_eff + z2 / (4 * n_eff**2))) / (1 + z2 / n_eff)
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n, g)
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: Sequence[object] | NDArray, level: float = 0.95
-) -> Interval:
+def paired_difference(a: ArrayLike, b: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
     """Mean of ``a - b`` over matched pairs [N] (same case, same noise), clustered, with :func:`cluster_mean`."""
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
@@ -129,13 +126,13 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
     only_b = int(np.sum((first == 0) & (second == 1)))
     if only_a + only_b == 0:
         return 1.0
-    return float(_sps.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(_scipy.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def paired_permutation(
     a: ArrayLike,
     b: ArrayLike,
-    clusters: Sequence[object] | NDArray,
+    clusters: Labels,
     rng: np.random.Generator,
     resamples: int = 10_000,
 ) -> float:
@@ -154,7 +151,7 @@ def paired_permutation(
     observed = abs(sums.sum())
     slack = 1e-9 * max(1.0, float(np.abs(sums).sum()))  # equal sums may differ in the last bits
     if g < 60 and 2**g <= resamples:
-        signs = 1 - 2 * ((np.arange(2**g)[:, None] >> np.arange(g)) & 1)
+        signs: NDArray[Any] = np.array(list(product((-1, 1), repeat=g)))
         return float(np.mean(np.abs(signs @ sums) >= observed - slack))
     hits = 0
     for start in range(0, resamples, 1000):

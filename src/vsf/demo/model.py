@@ -43,7 +43,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    """The autoencoder; `samples` pictures seen."""
+    """The autoencoder; `samples` pictures seen, then `decoder_samples` by the decoder alone on noisy latents."""
 
     channels: tuple[int, ...]
     latent_channels: int
@@ -52,6 +52,9 @@ class VaeRecipe:
     lr: float
     kl: float
     edge: float
+    decoder_samples: int
+    decoder_noise: float
+    decoder_mask_weight: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,16 @@ class TrainRecipe:
 
 
 @dataclass(frozen=True)
+class DistillRecipe:
+    """Guidance distillation: `samples` rows on the teacher's predictions under guidance of this scale (0 rows: none)."""
+
+    samples: int
+    guidance: float
+    lr: float
+    ema: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the demo model, as read from a recipe file."""
 
@@ -103,12 +116,13 @@ class Recipe:
     text: TextRecipe
     transformer: TransformerRecipe
     train: TrainRecipe
+    distill: DistillRecipe
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Build from nested dicts. Raises ValueError naming every unknown or missing key."""
         parts = {"data": DataRecipe, "vae": VaeRecipe, "text": TextRecipe}
-        parts |= {"transformer": TransformerRecipe, "train": TrainRecipe}
+        parts |= {"transformer": TransformerRecipe, "train": TrainRecipe, "distill": DistillRecipe}
 
         def check(given: dict[str, Any], wanted: type, where: str) -> None:
             names = {f.name for f in fields(wanted)}
@@ -229,9 +243,7 @@ def build_components(recipe: Recipe) -> dict[str, Any]:
         return model
 
     t5 = T5EncoderModel(
-        T5Config(
-            vocab_size=n_words, d_model=2 * clip_dim, d_kv=16, d_ff=32, num_layers=0, num_heads=4, pad_token_id=0
-        )
+        T5Config(vocab_size=n_words, d_model=2 * clip_dim, d_kv=16, d_ff=32, num_layers=0, num_heads=4, pad_token_id=0)
     ).eval()
     with torch.no_grad():
         t5.shared.weight.normal_()[0] = 0
@@ -309,9 +321,7 @@ def load_demo_pipeline(
     if not (path / "model_index.json").is_file():
         raise DemoModelError(f"no model_index.json in {path}: not a folder written by save_pretrained")
     try:
-        pipe = StableDiffusion3Pipeline.from_pretrained(
-            str(path), torch_dtype=dtype or torch.float32, local_files_only=True
-        )
+        pipe = StableDiffusion3Pipeline.from_pretrained(str(path), dtype=dtype or torch.float32, local_files_only=True)
     except Exception as error:  # whatever the readers raise on damaged files: safetensors, json, OSError, KeyError
         raise DemoModelError(f"the demo weights in {path} cannot be read: {error}") from error
     return pipe.to(device)

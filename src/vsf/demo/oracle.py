@@ -27,7 +27,16 @@ from torch import Tensor, nn
 
 from . import world
 
-__all__ = ["DISTORTIONS", "NONE", "Oracle", "OracleError", "Reading", "distort", "load_oracle", "train_oracle"]
+__all__ = [
+    "DISTORTIONS",
+    "NONE",
+    "Oracle",
+    "OracleError",
+    "Reading",
+    "distort",
+    "load_oracle",
+    "train_oracle",
+]
 
 SIZE = 64
 NONE = "none"
@@ -124,26 +133,42 @@ class _Net(nn.Module):
         self.norm = nn.BatchNorm1d(embedding)
         self.object = nn.Linear(embedding, len(_OBJECTS))
         self.color = nn.Linear(embedding, len(_COLORS))
-        self.part = nn.Linear(2 * w[3], len(_PARTS))  # past the bottleneck: parts are many and small
+        self.part = nn.Linear(2 * w[3] + w[2], len(_PARTS))  # past the bottleneck: parts are many and small
         self.damage = nn.Linear(embedding, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits "object", "color", "part", "damage" (strength of distortion), and "features" [N, D]."""
-        local: list[Tensor] = []
-        x = (x - 0.5) * 4
+        local: list[Tensor] = [_band_energy(x)]
+        fine = x = (x - 0.5) * 4
         for depth, stage in enumerate(self.stages):
             x = stage(x)
             if depth < 2:  # statistics of small patches: 5 and 13 pixels
                 local += [x.mean((2, 3)), x.float().var((2, 3)).add(1e-4).sqrt()]
+            if depth == 2:
+                fine = x.amax((2, 3))
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
         e = F.relu(self.norm(self.embed(pooled)))
         return {
             "object": self.object(e),
             "color": self.color(e),
-            "part": self.part(pooled),
+            "part": self.part(torch.cat([pooled, fine], 1)),
             "damage": self.damage(e).squeeze(1),
             "features": torch.cat([e, *local], 1),
         }
+
+
+def _band_energy(x: Tensor) -> Tensor:
+    """Log mean |.| and log mean square of four octave bands of the grey picture, [N, 8]: how sharp it is."""
+    grey, bands = x.float().mean(1, keepdim=True), []
+    for _ in range(4):
+        low = F.avg_pool2d(F.pad(grey, (1, 1, 1, 1), mode="reflect"), 3, 1)
+        high = grey - low
+        bands += [
+            high.abs().mean((1, 2, 3)).clamp_min(1e-4).log(),
+            high.square().mean((1, 2, 3)).clamp_min(1e-6).log(),
+        ]
+        grey = F.avg_pool2d(low, 2)
+    return torch.stack(bands, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -317,7 +342,7 @@ def _make_bank(n: int, rng: np.random.Generator, split_name: str | None) -> _Ban
         scene = _oracle_scene(rng, split_name)
         picture = chw(world.render(scene, SIZE))
         image[i] = without[i] = picture
-        empty[i] = chw(world.render_background(scene, SIZE))
+        empty[i] = chw(world._background_only(scene, SIZE))  # pyright: ignore[reportPrivateUsage]
         obj[i] = _OBJECTS.index(scene.object or NONE)
         color[i] = _COLORS.index(scene.color)
         for name in scene.parts:
@@ -351,8 +376,17 @@ class _Batch:
 
 # Strengths up to which what is drawn still counts as there, and from which on it counts as destroyed. Between the
 # two, people would disagree, so nothing is learned or measured there.
-_LIMITS = {"blur": (0.3, 0.75), "noise": (0.35, 0.85), "mix": (0.4, 0.8), "warp": (0.3, 0.75), "shuffle": (1.0, 0.75)}
-_SHARE_KEPT, _SHARE_GONE = 0.75, 0.35  # of the pixels of an object or a part, when pixels are replaced outright
+_LIMITS = {
+    "blur": (0.3, 0.75),
+    "noise": (0.35, 0.85),
+    "mix": (0.4, 0.8),
+    "warp": (0.3, 0.75),
+    "shuffle": (1.0, 0.75),
+}
+_SHARE_KEPT, _SHARE_GONE = (
+    0.75,
+    0.35,
+)  # of the pixels of an object or a part, when pixels are replaced outright
 
 
 def _soften(x: Tensor, gen: torch.Generator) -> Tensor:
@@ -439,9 +473,7 @@ def _labelled(bank: _Bank, rows: Tensor, kind: str, gen: torch.Generator, soften
     return _Batch(x, obj, color, parts, damage)
 
 
-def _spoil_part(
-    x: Tensor, without: Tensor, mask: Tensor, gen: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def _spoil_part(x: Tensor, without: Tensor, mask: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """One part turned to debris, faded, or half cut off; returns the pictures, "gone" [B] and "open" [B]."""
     b = len(x)
 
@@ -453,8 +485,13 @@ def _spoil_part(
     tint = rand(3, 1, 1)
     grain = F.interpolate(rand(3, SIZE // 4, SIZE // 4), SIZE, mode="bilinear")
     # Debris: coloured clouds, torn tiles, heavy blur, or a plain tint over the part.
-    torn = torch.stack([one.roll((int(v[0]), int(v[1])), (1, 2)) for one, v in zip(x, torch.randint(6, 58, (b, 2), generator=gen), strict=True)])  # fmt: skip
-    debris = torch.where(how == 0, grain, torch.where(how == 1, torn, torch.where(how == 2, _blur(x, torch.full((b,), 5.0)), tint)))
+    shifts = torch.randint(6, 58, (b, 2), generator=gen).tolist()
+    torn = torch.stack([one.roll((dy, dx), (1, 2)) for one, (dy, dx) in zip(x, shifts, strict=True)])
+    debris = torch.where(
+        how == 0,
+        grain,
+        torch.where(how == 1, torn, torch.where(how == 2, _blur(x, torch.full((b,), 5.0)), tint)),
+    )
     solid = 0.85 + 0.15 * rand(1, 1, 1)
     spoiled = x + area * solid * (debris - x)
     fade = rand()
@@ -463,7 +500,9 @@ def _spoil_part(
     line = torch.linspace(-1, 1, SIZE)
     side = line[None, :, None] * angle.sin() + line[None, None, :] * angle.cos()
     side = torch.where(mask, side, torch.tensor(float("inf")))
-    cut = (side.flatten(1).argsort(1).argsort(1).view_as(side) < fade.view(b, 1, 1) * mask.sum((1, 2)).view(b, 1, 1)) & mask
+    cut = (
+        side.flatten(1).argsort(1).argsort(1).view_as(side) < fade.view(b, 1, 1) * mask.sum((1, 2)).view(b, 1, 1)
+    ) & mask
     halved = torch.where(cut[:, None], without, x)
     y = torch.where(how <= 3, spoiled, torch.where(how == 4, faded, halved))
     h = how.view(b)
@@ -485,3 +524,290 @@ def _mixed_batch(bank: _Bank, rows: Tensor, gen: torch.Generator) -> _Batch:
         if b > a
     ]
     return _Batch(*(torch.cat([getattr(p, f) for p in pieces]) for f in _Batch.__dataclass_fields__))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The oracle
+
+
+def _world_key() -> str:
+    """Changes when the world's names change, so that weights of another world are refused."""
+    return sha256(json.dumps([_OBJECTS, _COLORS, _PARTS]).encode()).hexdigest()[:16]
+
+
+class Oracle:
+    """Reads pictures; made by :func:`load_oracle` or :func:`train_oracle`. ``card`` says how well it reads."""
+
+    def __init__(self, net: _Net, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
+        self._net = net.eval()
+        self._mean = tensors["distance.mean"].float()
+        self._whiten = tensors["distance.whiten"].float()
+        self.card = card
+
+    @property
+    def threshold(self) -> float:
+        """Quality from which a picture counts as whole: 95 % of held-out clean, slightly softened renders pass."""
+        return float(self.card["quality"]["threshold"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights, for records."""
+        return str(self.card["sha256"])
+
+    def read(self, images: NDArray[Any], batch: int = 256) -> Reading:
+        """Read pictures [N, H, W, 3], uint8 or float in [0, 1]; other sizes than 64 px are resized.
+
+        Raises:
+            ValueError: for another shape, dtype or range, or non-finite values.
+        """
+        x = _to_tensor(images)
+        if x.shape[2:] != (SIZE, SIZE):
+            x = F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        out = self._logits(x, batch)
+        t = self.card["temperature"]
+        probs = {
+            "object": (out["object"] / t["object"]).softmax(1),
+            "color": (out["color"] / t["color"]).softmax(1),
+            "part": (out["part"] / t["part"]).sigmoid(),
+        }
+        quality = _quality(self._distance(out["features"], out["object"]), **self.card["quality"]["scale"])
+        return Reading(*(probs[h].numpy() for h in _HEADS), quality.numpy().astype(np.float32))
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor, batch: int = 256) -> dict[str, Tensor]:
+        pieces = [self._net(piece) for piece in x.split(batch)]
+        return {name: torch.cat([p[name] for p in pieces]).float() for name in pieces[0]}
+
+    def _distance(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Mahalanobis distance [N] to the clean renders of the object that is read, all objects sharing a covariance.
+
+        Lee et al. 2018 (arXiv 1807.03888), here over the embedding together with statistics of small patches: octave
+        band energies, and means and deviations of the first two stages. "none" is measured against part-only scenes.
+        """
+        z = (features - self._mean[logits.argmax(1)]) @ self._whiten
+        return z.square().mean(1).sqrt()
+
+
+def _quality(distance: Tensor, typical: float, edge: float) -> Tensor:
+    """``2 ** -max(0, log(d / typical) / log(edge / typical))``: 1 up to the median clean render, 1/2 at its 99 %."""
+    z = (distance.clamp_min(1e-6) / typical).log() / math.log(edge / typical)
+    return torch.pow(2.0, -z.clamp_min(0))
+
+
+def load_oracle(folder: str | Path | None = None) -> Oracle:
+    """The shipped oracle, or one saved by :func:`train_oracle` in ``folder``.
+
+    Raises:
+        OracleError: the files are missing or corrupt, or belong to a world with other names.
+    """
+    path = Path(str(files("vsf.demo").joinpath("weights_oracle"))) if folder is None else Path(folder)
+    if not (path / _WEIGHTS).is_file() or not (path / _CARD).is_file():
+        raise OracleError(f"no oracle in {path}: {_WEIGHTS} and {_CARD} are needed")
+    try:
+        card = json.loads((path / _CARD).read_text("utf-8"))
+        if card["world"] != _world_key():
+            raise OracleError(f"the oracle in {path} was trained on a world with other objects, colours or parts")
+        tensors = load_file(path / _WEIGHTS)
+        net = _Net()
+        net.load_state_dict({k[4:]: v.float() for k, v in tensors.items() if k.startswith("net.")})
+        card["sha256"] = sha256((path / _WEIGHTS).read_bytes()).hexdigest()
+        return Oracle(net, tensors, card)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+        if isinstance(error, OracleError):
+            raise
+        raise OracleError(f"the oracle in {path} cannot be read: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Training and measuring
+
+
+def _loss(out: dict[str, Tensor], batch: _Batch) -> Tensor:
+    known = ~batch.parts.isnan()
+    part = F.binary_cross_entropy_with_logits(out["part"].float(), batch.parts.nan_to_num(0), reduction="none")
+    loss = F.cross_entropy(out["object"].float(), batch.object, label_smoothing=0.01)
+    loss = loss + F.cross_entropy(out["color"].float(), batch.color, label_smoothing=0.01)
+    loss = loss + 8 * (part * known).sum() / known.sum()
+    return loss + 5 * F.mse_loss(out["damage"].float(), batch.damage)
+
+
+def train_oracle(
+    out: str | Path,
+    samples: int = 220_000,
+    seed: int = 0,
+    *,
+    renders: int = 14_000,
+    held_out: int = 2_000,
+    batch: int = 128,
+    progress: bool = True,
+) -> Oracle:
+    """Train on the world's training split, measure on its dev and test splits, save to ``out``.
+
+    ``samples`` pictures are seen, made on the fly from ``renders`` stored renders. The folder ``out`` gets the weights
+    (fp16 safetensors) and ``oracle.json`` with the held-out figures. Deterministic for one machine and seed.
+    """
+    rng = np.random.default_rng(seed)
+    gen = torch.Generator().manual_seed(seed)
+    bank = _make_bank(renders, rng, "train")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = _Net()
+    net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    steps = max(1, samples // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1, pct_start=0.1)
+    net.train()
+    for step in range(steps):
+        rows = torch.randint(renders, (batch,), generator=gen)
+        data = _mixed_batch(bank, rows, gen)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = net(data.image.contiguous(memory_format=torch.channels_last))
+        loss = _loss(output, data)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+        optimizer.step()
+        schedule.step()
+        if progress and (step % 100 == 0 or step == steps - 1):
+            print(f"oracle: step {step + 1}/{steps}, loss {float(loss.detach()):.4f}", flush=True)
+    net = net.to(memory_format=torch.contiguous_format).eval()  # pyright: ignore[reportCallIssue]
+    tensors = {f"net.{k}": v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    net.load_state_dict({k[4:]: v.float() for k, v in tensors.items()})  # what is measured is what is saved
+    card: dict[str, Any] = {
+        "world": _world_key(),
+        "seed": seed,
+        "samples": steps * batch,
+        "renders": renders,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "temperature": dict.fromkeys(_HEADS, 1.0),
+    }
+    tensors |= _fit_distance(net, bank)
+    oracle = Oracle(net, tensors, card)
+    dev = _make_bank(held_out, np.random.default_rng([seed, 1]), "dev")
+    test = _make_bank(held_out, np.random.default_rng([seed, 2]), "test")
+    card["quality"] = _fit_quality(oracle, dev)
+    card["temperature"] = _fit_temperature(oracle, dev, seed)
+    card["held_out"] = _measure(oracle, test, seed)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / _WEIGHTS)
+    (folder / _CARD).write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    return load_oracle(folder)
+
+
+def _clean(bank: _Bank, soften: bool, seed: int = 0) -> _Batch:
+    return _labelled(bank, torch.arange(len(bank.image)), "clean", torch.Generator().manual_seed(seed), soften)
+
+
+def _fit_distance(net: _Net, bank: _Bank) -> dict[str, Tensor]:
+    """Means per object [K + 1, D] and the whitening matrix [D, D] of the features of clean renders."""
+    n = min(len(bank.image), 6000)
+    with torch.no_grad():
+        f = torch.cat([net(piece.float() / 255)["features"] for piece in bank.image[:n].split(256)])
+    label = bank.object[:n]
+    mean = torch.stack([f[label == k].mean(0) if (label == k).any() else f.mean(0) for k in range(len(_OBJECTS))])
+    centred = (f - mean[label]).double()
+    cov = centred.T @ centred / len(f)
+    scale = cov.diagonal().clamp_min(1e-8).sqrt()
+    corr = cov / scale[:, None] / scale[None]
+    values, vectors = torch.linalg.eigh(0.95 * corr + 0.05 * torch.eye(len(corr), dtype=corr.dtype))
+    whiten = (vectors * values.rsqrt()) / scale[:, None]
+    return {"distance.mean": mean.half(), "distance.whiten": whiten.float()}
+
+
+def _fit_quality(oracle: Oracle, bank: _Bank) -> dict[str, Any]:
+    def distance(soften: bool) -> Tensor:
+        out = oracle._logits(_clean(bank, soften, 4).image)
+        return oracle._distance(out["features"], out["object"])
+
+    typical, edge = (float(v) for v in distance(False).quantile(torch.tensor([0.5, 0.99])))
+    scale = {"typical": typical, "edge": edge}
+    threshold = float(_quality(distance(True), **scale).quantile(0.05))
+    return {"scale": scale, "threshold": threshold}
+
+
+def _held_out_mixture(oracle: Oracle, bank: _Bank, seed: int) -> tuple[dict[str, Tensor], _Batch]:
+    gen = torch.Generator().manual_seed(seed + 5)
+    batch = _mixed_batch(bank, torch.randperm(len(bank.image), generator=gen), gen)
+    return oracle._logits(batch.image), batch
+
+
+def _judged(head: str, logits: Tensor, batch: _Batch, t: float) -> tuple[Tensor, Tensor]:
+    """Confidence of the decision and whether it is right, for every judged label of a head (parts: each part)."""
+    if head == "part":
+        known = ~batch.parts.isnan()
+        p = (logits / t).sigmoid()
+        return torch.maximum(p, 1 - p)[known], ((p >= 0.5) == (batch.parts == 1))[known]
+    label = getattr(batch, head)
+    confidence, decided = (logits[label >= 0] / t).softmax(1).max(1)
+    return confidence, decided == label[label >= 0]
+
+
+def _fit_temperature(oracle: Oracle, bank: _Bank, seed: int) -> dict[str, float]:
+    """One temperature per head (Guo et al. 2017) that minimises the log loss of the decisions on the dev mixture."""
+    out, batch = _held_out_mixture(oracle, bank, seed)
+    best: dict[str, float] = {}
+    for head in _HEADS:
+        scores: list[tuple[float, float]] = []
+        for t in np.geomspace(0.25, 4, 49):
+            if head == "part":
+                known = ~batch.parts.isnan()
+                loss = F.binary_cross_entropy_with_logits(out[head][known] / t, batch.parts[known])
+            else:
+                loss = F.cross_entropy(out[head] / t, getattr(batch, head))
+            scores.append((float(loss), float(t)))
+        best[head] = min(scores)[1]
+    return best
+
+
+def _ece(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: mean over bins of |accuracy - confidence|, weighted by the number in the bin."""
+    which = (confidence * bins).long().clamp_max(bins - 1)
+    total = 0.0
+    for k in range(bins):
+        inside = which == k
+        if inside.any():
+            total += abs(float(right[inside].float().mean() - confidence[inside].mean())) * int(inside.sum())
+    return total / len(confidence)
+
+
+def _measure(oracle: Oracle, bank: _Bank, seed: int) -> dict[str, Any]:
+    """Held-out figures: accuracy per head on clean, softened and mixed pictures, ECE before and after scaling."""
+    report: dict[str, Any] = {}
+    sets = {name: _clean(bank, name == "softened", 6) for name in ("clean", "softened")}
+    results = {name: (oracle._logits(batch.image), batch) for name, batch in sets.items()}
+    results["mixture"] = _held_out_mixture(oracle, bank, seed + 1)
+    for name, (out, batch) in results.items():
+        row: dict[str, Any] = {"pictures": len(batch.image)}
+        for head in _HEADS:
+            confidence, right = _judged(head, out[head], batch, oracle.card["temperature"][head])
+            before, _ = _judged(head, out[head], batch, 1.0)
+            row[head] = {
+                "accuracy": float(right.float().mean()),
+                "judged": int(right.numel()),
+                "ece": _ece(confidence, right),
+                "ece_before_scaling": _ece(before, right),
+            }
+        known = ~batch.parts.isnan()
+        wrong = ((out["part"] >= 0) != (batch.parts == 1)) & known
+        row["part"]["wrong_by_part"] = {p: int(wrong[:, i].sum()) for i, p in enumerate(_PARTS) if wrong[:, i].any()}
+        row["part"]["all_parts_of_a_picture"] = float((~wrong.any(1)).float().mean())
+        report[name] = row
+    # Destroyed pictures must not be called an object.
+    gone = results["mixture"][1].object == _OBJECTS.index(NONE)
+    report["destroyed"] = {
+        "pictures": int(gone.sum()),
+        "read_as_none": float(
+            (results["mixture"][0]["object"][gone].argmax(1) == _OBJECTS.index(NONE)).float().mean()
+        ),
+    }
+    n = min(256, len(bank.image))
+    clean = bank.image[:n].permute(0, 2, 3, 1).numpy()
+    report["quality"] = {
+        kind: {
+            f"{s:.2f}": float(oracle.read(distort(clean, kind, s)).quality.mean())
+            for s in (0, 0.1, 0.25, 0.5, 0.75, 1.0)
+        }
+        for kind in DISTORTIONS
+    }
+    return report

@@ -6,6 +6,7 @@ arithmetic as one that was not.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -41,6 +42,8 @@ SHEET = (
     "a blue plane with wings", "a plain blue plane", "wheels", "",
 )  # fmt: skip
 
+PHASE_FILES = ("vae.safetensors", "latents.safetensors", "decoder.safetensors", "run.json", "recipe.json")
+
 _console = Console()
 Arrays = dict[str, np.ndarray]
 
@@ -58,9 +61,9 @@ def _word_ids() -> dict[str, int]:
 def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words: int) -> Arrays:
     """Render `rows` training rows; the same arguments give the same rows in every process.
 
-    Returns arrays over rows: image uint8 [N, size, size, 3]; mask bool [N, latent, latent], where any pixel of the part
-    mask falls in the cell; words int16 [N, words], 0 where there is none; object, color int16 (-1 for none); parts
-    bool [N, P]; second bool, true for the second row of an antithetic pair, which follows its first.
+    Returns arrays over rows: image uint8 [N, size, size, 3]; mask bool [N, latent, latent], where any pixel of the
+    part mask falls in the cell; words int16 [N, words], 0 where there is none; object, color int16 (-1 for none);
+    parts bool [N, P]; second bool, true for the second row of an antithetic pair, which follows its first.
     """
     from vsf.demo import world
 
@@ -137,7 +140,7 @@ def _load_arrays(folder: Path) -> Arrays:
 
 def _pictures(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [-1, 1], channels last."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -167,7 +170,7 @@ def train_vae(recipe: Recipe, vae: Any, images: np.ndarray, device: torch.device
     """
     hp = recipe.vae
     vae.to(device=device, memory_format=torch.channels_last).train()
-    step_of = _Compiled(_VaeStep(vae), recipe.train.compile)
+    step_of = _VaeStep(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), hp.lr, weight_decay=0.0, fused=True)
     steps = max(1, hp.samples // hp.batch)
     latent = (hp.batch, hp.latent_channels, recipe.latent_size, recipe.latent_size)
@@ -191,17 +194,10 @@ def train_vae(recipe: Recipe, vae: Any, images: np.ndarray, device: torch.device
             optimizer.zero_grad()
             progress.update(bar, advance=1)
             if step % 50 == 0:
-                _say(f"autoencoder step {step}/{steps} loss {float(loss):.4f}")
+                _say(f"autoencoder step {step}/{steps} loss {float(loss.detach()):.4f}")
     vae.eval()
     _whiten(vae, images[: min(len(images), 2048)], device)
-    sample = images[: min(len(images), 512)]
-    error = 0.0
-    with torch.no_grad():
-        for i in range(0, len(sample), 64):
-            x = _pictures(sample[i : i + 64], device)
-            y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-            error += float(((x - y) / 2).pow(2).mean(dim=(1, 2, 3)).sum())
-    return -10 * math.log10(error / len(sample))
+    return _psnr(vae, images, device)
 
 
 @torch.no_grad()
@@ -221,6 +217,59 @@ def _whiten(vae: Any, images: np.ndarray, device: torch.device) -> None:
     quant.bias[:c] = (quant.bias[:c] - mu) / sigma
     quant.weight[:c] /= sigma[:, None, None, None]
     quant.bias[c:] -= 2 * sigma.log()
+
+
+def train_decoder(
+    recipe: Recipe, vae: Any, images: np.ndarray, masks: np.ndarray, latents: Tensor, device: torch.device
+) -> float:
+    """Go on with the decoder alone, the latents fixed; returns the PSNR in dB on 512 of the pictures.
+
+    The latents get a little noise, as those of a sampler have errors; part pixels weigh more (small parts are what
+    the demo is about). The loss is that of `train_vae` without the KL.
+    """
+    hp = recipe.vae
+    vae.to(device=device, memory_format=torch.channels_last).train()
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(parameters, hp.lr, weight_decay=0.0, fused=True)
+    steps = hp.decoder_samples // hp.batch
+    with _progress() as progress:
+        bar = progress.add_task("decoder", total=steps)
+        for step in range(steps):
+            rng = np.random.default_rng([recipe.seed, 5, step])
+            rows = np.sort(rng.integers(len(images), size=hp.batch))
+            x = _pictures(images[rows], device)
+            mask = torch.from_numpy(masks[rows]).to(device).float()[:, None]
+            weight = 1 + hp.decoder_mask_weight * F.interpolate(mask, size=recipe.size)
+            level = torch.from_numpy(rng.random((hp.batch, 1, 1, 1), np.float32)) * hp.decoder_noise
+            noise = torch.randn((hp.batch, *latents.shape[1:]), generator=torch.Generator().manual_seed(step))
+            z = (latents[torch.from_numpy(rows)].float() + level * noise).to(device)
+            z = z.contiguous(memory_format=torch.channels_last)
+            _set_lr(optimizer, hp.lr * min(1.0, step / 30 + 0.03) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            with _autocast(device):
+                y = vae.decoder(vae.post_quant_conv(z))
+            y = y.float()
+            loss = (weight * (y - x).abs()).mean()
+            for a, b, w in zip(_edges(y), _edges(x), (weight[..., :, 1:], weight[..., 1:, :]), strict=True):
+                loss = loss + hp.edge * (w * (a - b).abs()).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.update(bar, advance=1)
+            if step % 50 == 0:
+                _say(f"decoder step {step}/{steps} loss {float(loss.detach()):.4f}")
+    vae.eval()
+    return _psnr(vae, images, device)
+
+
+@torch.no_grad()
+def _psnr(vae: Any, images: np.ndarray, device: torch.device) -> float:
+    sample, error = images[: min(len(images), 512)], 0.0
+    for i in range(0, len(sample), 64):
+        x = _pictures(sample[i : i + 64], device)
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        error += float(((x - y) / 2).pow(2).mean(dim=(1, 2, 3)).sum())
+    return -10 * math.log10(error / len(sample))
 
 
 @torch.no_grad()
@@ -294,7 +343,7 @@ def text_tokens(clip: Tensor, clip_2: Tensor, t5: Tensor, words: Tensor) -> Tens
 
 
 def key_bias(words: Tensor, pads: Tensor, n_image: int) -> Tensor:
-    """Bias of every key, [B, 1, 1, n_image + 2W + 1]: words that are not there are hidden, the pad counts `pads` times.
+    """Bias of every key, [B, 1, 1, n_image + 2W + 1]: words not there are hidden, the pad counts `pads` times.
 
     `pads` [B] is the number of pad tokens the one pad stands for; 0 hides it.
     """
@@ -434,8 +483,23 @@ def flow_loss(
 
     x = (1 - sigma) latent + sigma noise, target noise - latent, as FlowMatchEulerDiscreteScheduler integrates it.
     """
+    row, x, s, pads, target = _batch(store, recipe, 3, step)
+    with _autocast(x.device):
+        v, logits = forward(x, s, store.words[row], pads)
+    return _weighted(recipe, store, row, v, target), model.label_loss(
+        logits, store.objects[row], store.colors[row], store.parts[row]
+    )
+
+
+def _weighted(recipe: Recipe, store: Store, row: Tensor, v: Tensor, target: Tensor) -> Tensor:
+    weight = 1 + recipe.train.mask_weight * store.mask[row].float()[:, None]
+    return (weight * (v.float() - target).pow(2)).mean()
+
+
+def _batch(store: Store, recipe: Recipe, stream: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Rows [B], noisy latents, noise levels [B], pad counts [B] and velocity targets of one step."""
     hp, device = recipe.train, store.latents.device
-    rng = np.random.default_rng([recipe.seed, 3, step])
+    rng = np.random.default_rng([recipe.seed, stream, step])
     rows, source = store.draw(rng, hp.batch)
     sigma = noise_levels(rng, hp.batch, hp.time_mean, hp.time_std, hp.time_uniform)[source]
     pads = pad_counts(rng, hp.batch, hp.pad_free)[source]
@@ -445,13 +509,51 @@ def flow_loss(
     s = torch.from_numpy(sigma).to(device)
     latent = store.latents[row].float()
     blend = s[:, None, None, None]
-    with _autocast(device):
-        v, logits = forward(
-            (1 - blend) * latent + blend * noise, s, store.words[row], torch.from_numpy(pads).to(device)
-        )
-    weight = 1 + hp.mask_weight * store.mask[row].float()[:, None]
-    loss = (weight * (v.float() - (noise - latent)).pow(2)).mean()
-    return loss, model.label_loss(logits, store.objects[row], store.colors[row], store.parts[row])
+    x = (1 - blend) * latent + blend * noise
+    return row, x, s, torch.from_numpy(pads).to(device), noise - latent
+
+
+def distill(recipe: Recipe, model: Velocity, store: Store, folder: Path) -> dict[str, Tensor]:
+    """Guidance distillation (Meng et al. 2023, arXiv 2210.03142): one pass learns what guidance needs two for.
+
+    The teacher is the trained model, the target `u + guidance (c - u)` of its predictions with the caption and with
+    the empty one; rows with an empty caption keep their own prediction. Returns the averaged weights.
+    """
+    hp, batch = recipe.distill, recipe.train.batch
+    trained = load_file(folder / "checkpoint" / "ema.safetensors")
+    model.load_state_dict(trained)
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    student = _Compiled(model, recipe.train.compile)
+    guide = torch.compile(teacher, dynamic=False) if recipe.train.compile else teacher
+    ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    live = dict(model.state_dict())
+    names = [k for k, v in live.items() if v.is_floating_point()]
+    optimizer = torch.optim.AdamW(model.parameters(), hp.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    steps, said = max(1, hp.samples // batch), time.monotonic()
+    for step in range(steps):
+        row, x, s, pads, _ = _batch(store, recipe, 5, step)
+        words = store.words[row]
+        with _autocast(x.device):
+            with torch.no_grad():
+                both = guide(*(torch.cat([a, b]) for a, b in ((x, x), (s, s), (words, 0 * words), (pads, pads))))[0]
+                c, u = both.float().chunk(2)
+                scale = torch.where((words != 0).any(1), hp.guidance, 1.0).view(-1, 1, 1, 1)
+                target = u + scale * (c - u)
+            v, _ = student(x, s, words, pads)
+        loss = _weighted(recipe, store, row, v, target)
+        loss.backward()
+        _zero_pad_grad(model)
+        _set_lr(optimizer, hp.lr * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            keep = min(hp.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_([ema[k] for k in names], [live[k] for k in names], 1 - keep)
+        if time.monotonic() - said > 20:
+            _say(f"distill step {step}/{steps} loss {float(loss.detach()):.4f}")
+            said = time.monotonic()
+    return ema
 
 
 def pretrain_text(model: Velocity, store: Store, recipe: Recipe) -> float:
@@ -470,7 +572,7 @@ def pretrain_text(model: Velocity, store: Store, recipe: Recipe) -> float:
         _zero_pad_grad(model)
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _zero_pad_grad(model: Velocity) -> None:
@@ -617,7 +719,7 @@ def loss_curve(log: list[tuple[int, float, float]]) -> Image.Image:
 def _structure(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that may not change within a run, as it comes back from json."""
     values = recipe.to_dict()
-    del values["train"]
+    del values["train"], values["distill"]
     del values["data"]["workers"]
     return json.loads(json.dumps(values))
 
@@ -650,7 +752,15 @@ def train(
     out = Path(out_dir)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not resume:
-        for name in ("data", "checkpoint", "vae.safetensors", "latents.safetensors", "run.json", "recipe.json"):
+        for name in (
+            "data",
+            "checkpoint",
+            "vae.safetensors",
+            "latents.safetensors",
+            "decoder.safetensors",
+            "run.json",
+            "recipe.json",
+        ):
             target = out / name
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -684,6 +794,14 @@ def train(
         latents = encode(vae, data["image"], place)
         _save_tensors(out / "latents.safetensors", {"latents": latents})
         clock.add("encode", time.monotonic() - start)
+    start = time.monotonic()
+    if (out / "decoder.safetensors").is_file():
+        vae.load_state_dict(load_file(out / "decoder.safetensors"))
+    elif recipe.vae.decoder_samples:
+        clock.state["psnr"] = round(train_decoder(recipe, vae, data["image"], data["mask"], latents, place), 2)
+        _save_tensors(out / "decoder.safetensors", vae.state_dict())
+        clock.add("decoder", time.monotonic() - start)
+        _say(f"decoder: {clock.state['psnr']} dB after {time.monotonic() - start:.0f} s")
     store = Store.build(data, latents, place)
 
     model = Velocity(recipe, components).to(place).train()
@@ -691,9 +809,14 @@ def train(
     weights = out / "weights"
     if not finished:
         return weights
+    averaged = load_file(out / "checkpoint" / "ema.safetensors")
+    if recipe.distill.samples:
+        start = time.monotonic()
+        averaged = {k: v.cpu() for k, v in distill(recipe, model, store, out).items()}
+        clock.add("distillation", time.monotonic() - start)
     final = build_components(recipe)
     final["vae"].load_state_dict({k: v.cpu() for k, v in vae.state_dict().items()})
-    fill_components(final, load_file(out / "checkpoint" / "ema.safetensors"))
+    fill_components(final, averaged)
     _save_pipeline(final, weights, half=True)
     report = {
         "machine": _machine(place),

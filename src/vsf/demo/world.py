@@ -4,9 +4,9 @@ A :class:`Scene` names an object, its colour, the parts that are drawn on it, a 
 seed.  :func:`render` draws it.  The seed alone decides placement, size, flip and small changes of shape, so
 scenes that differ only in their parts give pictures that differ only where those parts are.
 
-Objects and parts are drawn in object units: the object fills about [-1, 1] x [-1, 1], y points down.  Objects
-offer anchors (top, base, front, sides, ...), and every part has one routine that draws it at an anchor, so that
-a part word means the same thing on every object, typical or not.
+Objects and parts are drawn in object units: the object fills about [-1, 1] x [-1, 1], y points down.
+Objects offer anchors (top, base, front, sides), and every part has one routine that draws it at an anchor: a
+part word means the same thing on every object, typical or not.
 """
 
 from __future__ import annotations
@@ -1138,15 +1138,15 @@ def part_mask(scene: Scene, size: int = 64) -> np.ndarray:
         bool array [size, size].
     """
     picture = render(scene, size)
-    typical = TYPICAL[scene.object] if scene.object is not None else ()
+    if scene.object is None:
+        # Parts alone are laid out together, so none can be taken away in place.
+        others = [_background_only(scene, size)]
+    else:
+        toggled = [{part} ^ set(scene.parts) for part in {*TYPICAL[scene.object], *scene.parts}]
+        # Where two parts overlap in one colour only taking away both shows: compare with no part, too.
+        others = [render(replace(scene, parts=tuple(sorted(parts))), size) for parts in (*toggled, set())]
     mask = np.zeros((size, size), dtype=bool)
-    for part in sorted({*typical, *scene.parts}):
-        parts = tuple(sorted({part} ^ set(scene.parts)))
-        if scene.object is None:
-            # Parts alone are laid out together, so none can be taken away in place.
-            other = np.asarray(_background_only(scene, size))
-        else:
-            other = render(replace(scene, parts=parts), size)
+    for other in others:
         mask |= (picture != other).any(axis=2)
     return mask
 
@@ -1188,8 +1188,8 @@ def allowed_extras(object: str) -> tuple[str, ...]:
 def split(object: str, color: str, background: str, part: str = "") -> str:
     """Which split a combination belongs to: about 70 % "train", 15 % "dev", 15 % "test".
 
-    Whole (object, color, background) triples are held out, whatever the part: a held-out case was never seen in
-    training in any form.  The hash is stable across processes and platforms.
+    Whole (object, color, background) triples are held out, whatever the part: a held-out case was never seen
+    in training in any form.  The hash is stable across processes and platforms.
     """
     _check("object", object, OBJECTS)
     _check("color", color, tuple(COLORS))
@@ -1289,15 +1289,15 @@ def sample_scene(
 def training_pair(rng: np.random.Generator) -> list[tuple[Scene, str]]:
     """One or two (scene, caption) rows of the training split that share their seed.
 
-    - 55 %: an antithetic pair, the same scene with a set A of its typical parts and with the rest of them, half
-      of the time with one extra part on one row or on both, captions exact.
-    - 27 %: a caption that leaves typical parts open (drawn with ``PRIOR``); a third of these name a part, half of
-      those an extra.
+    - 55 %: an antithetic pair, the same scene with a set A of its typical parts and with the rest of them;
+      half of the time with one extra part on one row or on both, captions exact.
+    - 27 %: a caption that leaves typical parts open (drawn with ``PRIOR``); a third of these name a part,
+      half of those an extra.
     - 12 %: a whole object captioned with one part's bare word.
     - 6 %: one part alone.
 
-    10 % of the rows get the empty caption.  Bare words apart, 40 % of the captions name the background and about
-    15 % the style.
+    10 % of the rows get the empty caption.  Bare words apart, 40 % of the captions name the background and
+    about 15 % the style.
     """
     u = rng.random()
     scene = sample_scene(rng)
