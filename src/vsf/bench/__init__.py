@@ -1,0 +1,1 @@
+"""The benchmark: does a negative prompt work, at what price, and how sure are we."""
