@@ -1,0 +1,267 @@
+"""What guidance costs: seconds and peak memory of one model forward, guided over unguided, in one run.
+
+    python benchmarks/overhead.py                       # SD3.5-large and Flux shapes, few layers, CPU or GPU
+    python benchmarks/overhead.py --layers 38 --device cuda
+    python benchmarks/overhead.py --models wan --markdown docs/performance.md
+
+Widths, token counts and text lengths are those of the real checkpoints at their native resolution; weights are
+random, layers as many as asked for. The methods take turns within each round, so a machine whose speed drifts drifts
+for all of them; the ratio is formed within a round and its median is reported with the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, WanTransformer3DModel
+from torch import Tensor
+
+import vsf.guide
+from vsf import NAG, NASA, VSF, negative_guidance
+from vsf.arch.base import Frame
+from vsf.core.attention import kernel_name
+
+NEGATIVE = 12  # real tokens of a short negative prompt
+
+
+def sd3(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
+    """SD3.5-large at 1024 px: 4096 image tokens, 77 CLIP + 256 T5 tokens."""
+    with torch.device(device):
+        model = SD3Transformer2DModel(
+            sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=layers, attention_head_dim=64,
+            num_attention_heads=38, joint_attention_dim=4096, caption_projection_dim=2432, pooled_projection_dim=2048,
+            pos_embed_max_size=192, qk_norm="rms_norm",
+        )  # fmt: skip
+        call = {
+            "hidden_states": torch.randn(1, 16, 128, 128, dtype=dtype),
+            "encoder_hidden_states": torch.randn(1, 333, 4096, dtype=dtype),
+            "pooled_projections": torch.randn(1, 2048, dtype=dtype),
+            "timestep": torch.tensor([500.0]),
+        }
+    return model.to(dtype), call, 4096, 333
+
+
+def flux(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
+    """Flux.1 at 1024 px: 4096 image tokens, 256 T5 tokens; one dual block to two single blocks, as in the original."""
+    with torch.device(device):
+        model = FluxTransformer2DModel(num_layers=layers, num_single_layers=2 * layers)
+        ids = torch.zeros(64, 64, 3)
+        ids[..., 1] += torch.arange(64)[:, None]
+        ids[..., 2] += torch.arange(64)
+        call = {
+            "hidden_states": torch.randn(1, 4096, 64, dtype=dtype),
+            "encoder_hidden_states": torch.randn(1, 256, 4096, dtype=dtype),
+            "pooled_projections": torch.randn(1, 768, dtype=dtype),
+            "timestep": torch.tensor([0.5]),
+            "img_ids": ids.flatten(0, 1),
+            "txt_ids": torch.zeros(256, 3),
+        }
+    return model.to(dtype), call, 4096, 256
+
+
+def wan(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
+    """Wan 2.1 1.3B at 480x832: on a GPU 81 frames (32760 tokens), on a CPU 17 frames (7800); 512 text tokens."""
+    frames = 21 if device.startswith("cuda") else 5
+    with torch.device(device):
+        model = WanTransformer3DModel(num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=layers)
+        call = {
+            "hidden_states": torch.randn(1, 16, frames, 60, 104, dtype=dtype),
+            "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
+            "timestep": torch.tensor([500]),
+        }
+    return model.to(dtype), call, frames * 1560, 512
+
+
+MODELS: dict[str, Callable[..., tuple[Any, dict[str, Any], int, int]]] = {"sd3": sd3, "flux": flux, "wan": wan}
+
+
+def dense_mask(
+    frame: Frame,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    active: bool = True,
+    record: Any = None,
+    text_first: bool = False,
+    **_: Any,
+) -> Tensor:
+    """VSF the way of the public code: flipped copies of keys and values, one call, one dense [L, L + N] mask."""
+    n, p, length = frame.n_neg, frame.n_pos, q.shape[2]
+    image = slice(n + p, length) if text_first else slice(0, length - n - p)
+    negative = slice(0, n) if text_first else slice(length - n, length)
+    positive = slice(n, n + p) if text_first else slice(length - n - p, length - n)
+    alpha, beta = float(frame.knob["scale"][0]), float(frame.knob["offset"][0])
+    bias = q.new_zeros(length, length + n)
+    bias[image, negative] = bias[positive, negative] = bias[negative, positive] = -torch.inf
+    bias[positive, length:] = bias[negative, length:] = -torch.inf
+    bias[image, length:] = -beta
+    k = torch.cat([k, k[:, :, negative]], 2)
+    v = torch.cat([v, -alpha * v[:, :, negative]], 2)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+
+
+@contextlib.contextmanager
+def public_code() -> Iterator[None]:
+    """Put the dense mask in the place of the merge."""
+    saved = vsf.guide.joint_attention
+    vsf.guide.joint_attention = dense_mask  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        vsf.guide.joint_attention = saved
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Most bytes held at a time by one run beyond what was held before it."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
+        run()
+    held = peak = 0
+    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def seconds(run: Callable[[], Any], device: str) -> float:
+    """Wall seconds of one run."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def measure(name: str, layers: int, repeats: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """All methods on one model, in turns."""
+    torch.manual_seed(0)
+    model, call, image, text = MODELS[name](layers, dtype, device)
+    short = [torch.randn(NEGATIVE, 4096, dtype=dtype, device=device)]
+    padded = [torch.randn(text, 4096, dtype=dtype, device=device)]  # NAG, NASA and CFG take it padded
+
+    def forward() -> Any:
+        return model(**call, return_dict=False)
+
+    def guided(method: Any, embeds: Any) -> Callable[[], Any]:
+        def run() -> None:
+            with negative_guidance(model, method, negative_prompt_embeds=embeds):
+                forward()
+
+        return run
+
+    def dense() -> None:
+        with public_code():
+            guided(VSF(), short)()
+
+    runs: dict[str, Callable[[], Any]] = {
+        "none": forward,
+        "VSF": guided(VSF(), short),
+        "VSF, normalize": guided(VSF(normalize=1.0), short),
+        "NAG": guided(NAG(), padded),
+        "NASA": guided(NASA(), padded),
+        "CFG": lambda: (forward(), forward()),
+    }
+    if name != "wan":
+        runs["VSF, dense mask"] = dense
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {m: [] for m in runs}
+    for _ in range(repeats):
+        for method, run in runs.items():
+            times[method].append(seconds(run, device))
+    peaks = {m: peak_bytes(run, device) for m, run in runs.items()}
+    rows = {}
+    for method in runs:
+        ratios = [t / n for t, n in zip(times[method], times["none"], strict=True)]
+        rows[method] = {
+            "seconds": statistics.median(times[method]),
+            "ratio": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+            "peak_memory_ratio": peaks[method] / peaks["none"],
+        }
+    return {"model": name, "about": MODELS[name].__doc__, "layers": layers, "image_tokens": image, "text_tokens": text,
+            "negative_tokens": NEGATIVE, "dtype": str(dtype).removeprefix("torch."), "repeats": repeats,
+            "kernel": kernel_name(device, dtype, 64 if name == "sd3" else 128), "rows": rows}  # fmt: skip
+
+
+def machine(device: str) -> str:
+    """The machine in words."""
+    import diffusers
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else _cpu()
+    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}"
+    return f"{name}, {torch.get_num_threads()} threads, {versions}"
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def markdown(results: list[dict[str, Any]], where: str) -> str:
+    """The results as a page."""
+    lines = ["# What guidance costs", "", f"One model forward, guided over unguided, in one run. Machine: {where}.",
+             "Regenerate with `python benchmarks/overhead.py --markdown docs/performance.md`.", ""]  # fmt: skip
+    for r in results:
+        lines += [f"## {r['model']}: {r['about']}", "",
+                  f"{r['layers']} layer(s), {r['dtype']}, {r['image_tokens']} image + {r['text_tokens']} text + "
+                  f"{r['negative_tokens']} negative tokens (NAG, NASA and CFG: padded to {r['text_tokens']}), "
+                  f"{r['repeats']} rounds, kernel: {r['kernel']}", "",
+                  "| method | seconds (median) | time ratio (median, range) | peak memory ratio |", "|---|---|---|---|"]  # fmt: skip  # noqa: E501
+        lines += [
+            f"| {m} | {x['seconds']:.3f} | {x['ratio']:.3f} ({x['ratio_min']:.3f}-{x['ratio_max']:.3f}) "
+            f"| {x['peak_memory_ratio']:.3f} |"
+            for m, x in r["rows"].items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32", "float16"], default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    args = parser.parse_args()
+    dtype = getattr(torch, args.dtype)
+    results = [measure(m, args.layers, args.repeats, dtype, args.device) for m in args.models]
+    page = markdown(results, machine(args.device))
+    print(page)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(args.device), "results": results}, indent=1))
+    if args.markdown:
+        text = args.markdown.read_text() if args.markdown.exists() else ""
+        # What stands below this line in the page is written by hand and stays.
+        notes = text[text.index("## Notes") :] if "## Notes" in text else ""
+        args.markdown.write_text(page + ("\n" + notes if notes else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Writing short videos: GIF with Pillow, MP4 where `imageio-ffmpeg` is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .images import write_whole
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["SUFFIXES", "can_write", "save_video", "side_by_side"]
+
+SUFFIXES = (".gif", ".mp4")
+
+
+def can_write(suffix: str) -> bool:
+    """Whether videos of this kind can be written here."""
+    return suffix == ".gif" or (suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is not None)
+
+
+def save_video(
+    frames: Sequence[Image.Image], path: str | Path, fps: int, settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write frames (all of one size) as `.gif` (with its settings in the comment) or `.mp4`, whole or not at all.
+
+    GIF counts time in hundredths of a second, so its frame rate is the nearest it knows.
+
+    Raises:
+        ValueError: another suffix, no frames, or no `imageio-ffmpeg` for `.mp4`.
+        OSError: the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no video file; allowed: {' or '.join(SUFFIXES)}")
+    if not can_write(suffix):
+        raise ValueError('writing .mp4 needs imageio-ffmpeg: pip install "vsf[video]", or use .gif')
+    if not frames:
+        raise ValueError("a video needs at least one frame")
+    comment = b"" if settings is None else json.dumps(settings, allow_nan=False, default=str).encode()
+    pictures = [frame.convert("RGB") for frame in frames]
+    if suffix == ".gif":
+        buffer, duration = BytesIO(), max(2, round(100 / fps)) * 10
+        pictures[0].save(
+            buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, comment=comment
+        )
+        write_whole(path, buffer.getvalue())
+        return
+    import imageio_ffmpeg  # pyright: ignore[reportMissingImports]
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = os.path.join(folder, "video.mp4")
+        writer = imageio_ffmpeg.write_frames(part, pictures[0].size, fps=fps, macro_block_size=2)
+        writer.send(None)
+        for picture in pictures:
+            writer.send(picture.tobytes())
+        writer.close()
+        os.replace(part, path)
+
+
+def side_by_side(left: Sequence[Image.Image], right: Sequence[Image.Image]) -> list[Image.Image]:
+    """Two videos of one size as one."""
+    from PIL import Image
+
+    joined: list[Image.Image] = []
+    for a, b in zip(left, right, strict=True):
+        both = Image.new("RGB", (a.width + b.width, a.height))
+        both.paste(a, (0, 0))
+        both.paste(b, (a.width, 0))
+        joined.append(both)
+    return joined
