@@ -127,11 +127,11 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scal
     key get output 0 and log-sum-exp -inf (the fused kernels disagree about that case).
     """
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (
-        (q @ (k * scale).transpose(-1, -2)).to(wide) if q.dtype == wide else (q @ k.transpose(-1, -2)).to(wide) * scale
+        (q @ (k * factor).transpose(-1, -2)) if q.dtype == wide else (q @ k.transpose(-1, -2)).to(wide) * factor
     )
     if bias is not None:
         if bias.dtype == torch.bool:
@@ -148,10 +148,10 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scal
 def log_sum_exp(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Log-sum-exp over keys, `[B, H, S]`, in slices of queries."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
     parts: list[Tensor] = []
     for start in range(0, q.shape[2], SLICE):
-        scores = (q[:, :, start : start + SLICE].to(wide) * scale) @ k.to(wide).transpose(-1, -2)
+        scores = (q[:, :, start : start + SLICE].to(wide) * factor) @ k.to(wide).transpose(-1, -2)
         if bias is not None:
             scores = scores + (bias if bias.shape[-2] == 1 else bias[..., start : start + SLICE, :])
         parts.append(scores.logsumexp(-1))

@@ -225,7 +225,7 @@ def gate_table(report: GateReport) -> Table:
         ("95 %", "right"),
         ("", "left"),
     ):
-        table.add_column(name, justify=side)
+        table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
     for line in report.lines:
         wanted = f">= {line.low:.2f}" if line.high == 1.0 else f"{line.low:.2f} to {line.high:.2f}"
         verdict = "[green]pass[/green]" if line.passed else "[red]FAIL[/red]"

@@ -247,10 +247,11 @@ def build_components(recipe: Recipe) -> dict[str, Any]:
     ).eval()
     with torch.no_grad():
         t5.shared.weight.normal_()[0] = 0
+    # diffusers annotates these tuples as if they had one element
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=recipe.vae.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=recipe.vae.channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=recipe.vae.latent_channels,
         norm_num_groups=8,

@@ -571,7 +571,8 @@ class Oracle:
             "part": (out["part"] / t["part"]).sigmoid(),
         }
         quality = _quality(self._distance(out["features"], out["object"]), **self.card["quality"]["scale"])
-        return Reading(*(probs[h].numpy() for h in _HEADS), quality.numpy().astype(np.float32))
+        objects, colors, parts = (probs[h].numpy() for h in _HEADS)
+        return Reading(objects, colors, parts, quality.numpy().astype(np.float32))
 
     @torch.no_grad()
     def _logits(self, x: Tensor, batch: int = 256) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ TEXT_LENGTH = 16
 #: (prompt, negative, noise seed) of the pictures in `vsf demo show`. Seeds whose unguided picture has the part, and
 #: which look good: this is for show, how often it works is what `vsf demo eval` measures.
 SHOWN: tuple[tuple[str, str, int], ...] = (
-    ("a red bike on grass", "wheels", 3),
-    ("a blue house on grass", "windows", 2),
-    ("a yellow face", "glasses", 4),
-    ("a green tree on grass", "apples", 13),
-    ("a pink cake in a room", "candles", 13),
+    ("a red bike on grass", "wheels", 2),
+    ("a blue house on grass", "windows", 10),
+    ("a yellow face", "glasses", 12),
+    ("a green tree on grass", "apples", 2),
+    ("a pink cake in a room", "candles", 8),
     ("a red train on grass", "smoke", 5),
     ("a purple mountain", "snow", 11),
-    ("an orange boat by the sea", "flag", 15),
+    ("a red castle at night", "flag", 11),
 )

@@ -601,7 +601,7 @@ class _Compiled:
                 warnings.simplefilter("ignore")
                 out = self.call(*args)
                 # The backward graph is compiled on its first use, so try it before any real step depends on it.
-                sum(o.float().sum() for o in out).backward()
+                torch.stack([o.float().sum() for o in out]).sum().backward()
             self.module.zero_grad()
         except Exception as error:  # inductor raises many types: compiler missing, compile error, unsupported op
             _say(f"torch.compile does not work here ({type(error).__name__}); training goes on without it")

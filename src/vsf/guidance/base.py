@@ -52,7 +52,7 @@ def knobs(method: type[Guidance] | Guidance) -> dict[str, Knob]:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
-            value = value.item()  # numpy and torch scalars
+            value = value.item()  # pyright: ignore[reportAttributeAccessIssue]  # numpy and torch scalars
         except (AttributeError, ValueError, RuntimeError):
             raise TypeError from None
     return float(value)
