@@ -5,7 +5,7 @@ from vsf.draw import Request, draw
 from vsf.images import Card, sheet
 
 pipe = load_demo_pipeline()
-methods = [NoGuidance(), VSF(1.5, normalize=1.0), NAG(scale=4.0, alpha=0.5), NASA(scale=0.5)]
+methods = [NoGuidance(), VSF(1.5, 1.0, stop=0.75), NAG(scale=4.0, alpha=0.5), NASA(scale=0.5)]
 cards = []
 for prompt, negative in [("a red bike", "wheels"), ("a pink cake", "candles")]:
     drawn = [draw(pipe, Request(prompt, negative, method, seed=3)).guided[0] for method in methods]

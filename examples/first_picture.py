@@ -8,7 +8,7 @@ pipe = load_demo_pipeline()
 call = {"num_inference_steps": 8, "guidance_scale": 0.0, "max_sequence_length": 16}
 
 without = pipe("a red bike on grass", generator=torch.Generator().manual_seed(1), **call).images[0]
-with negative_guidance(pipe, VSF(scale=1.5, offset=0.1, normalize=1.0), negative_prompt="wheels"):
+with negative_guidance(pipe, VSF(scale=1.5, offset=1.0, stop=0.75), negative_prompt="wheels"):
     guided = pipe("a red bike on grass", generator=torch.Generator().manual_seed(1), **call).images[0]
 
 without.save("without.png")

@@ -147,3 +147,9 @@ def test_one_cluster_gives_no_false_precision():
     assert i.low == -np.inf and i.high == np.inf
     p = stats.cluster_proportion([1.0, 1.0], ["a", "a"])
     assert p.low < 0.3
+
+
+def test_bounds_cut_the_interval_and_nothing_else():
+    x, c = [1.0, 1.0, 1.0, 0.5], [0, 1, 2, 3]
+    free, cut = stats.cluster_mean(x, c), stats.cluster_mean(x, c, bounds=(0.0, 1.0))
+    assert free.high > 1 and cut.high == 1 and (cut.mean, cut.low) == (free.mean, free.low)

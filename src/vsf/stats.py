@@ -71,13 +71,18 @@ def cluster_se(values: ArrayLike, clusters: Labels) -> float:
     return float(np.sqrt(g / (g - 1) * np.square(sums).sum()) / x.size)
 
 
-def cluster_mean(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
-    """Mean with a t interval on G - 1 degrees of freedom around :func:`cluster_se`."""
+def cluster_mean(
+    values: ArrayLike,
+    clusters: Labels,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-float("inf"), float("inf")),
+) -> Interval:
+    """Mean with a t interval on G - 1 degrees of freedom around :func:`cluster_se`, cut off at what values can be."""
     x, _, g = _prepare(values, clusters)
     wide = float(_scipy.t.ppf(0.5 + _level(level) / 2, max(1, g - 1)))
     half = wide * cluster_se(values, clusters)
     mean = float(x.mean())
-    return Interval(mean, mean - half, mean + half, int(x.size), g)
+    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), int(x.size), g)
 
 
 def cluster_proportion(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:

@@ -44,6 +44,7 @@ def tiny_recipe(**train_values: Any) -> Recipe:
     values["transformer"].update(heads=2, head_dim=16, blocks=2)
     values["train"].update(samples=48, batch=8, warmup=16, compile=False)
     values["train"].update(train_values)
+    values["distill"].update(samples=16)
     return Recipe.from_dict(values)
 
 

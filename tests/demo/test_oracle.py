@@ -78,7 +78,10 @@ def test_every_typical_part_is_seen_when_drawn_and_only_then(oracle, name):
 @pytest.mark.parametrize("kind", ["noise", "shuffle", "erase", "pixelate", "streak"])
 def test_destroyed_pictures_show_nothing(oracle, held_out, kind):
     wreck = oracle.read(distort(held_out[1][:136], kind, 1.0))
-    assert np.mean([o == NONE for o in wreck.objects]) >= 0.85
+    none = np.array(wreck.objects) == NONE
+    # "pixelate" and "streak" were never seen in training; what is still read there does not pass for whole.
+    assert none.mean() >= (0.85 if kind in ("noise", "shuffle", "erase") else 0.65)
+    assert (~none & (wreck.quality >= oracle.threshold)).mean() <= 0.01
     assert (wreck.part_probs >= 0.5).mean() <= 0.03
 
 

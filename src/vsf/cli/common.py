@@ -47,8 +47,8 @@ def _option(name: str, by_method: dict[str, Knob]) -> inspect.Parameter:
         help = f"{some.help} (default {some.default:g})"
     else:
         help = "; ".join(f"{label}: {knob.help} (default {_word(knob.default)})" for label, knob in by_method.items())
-        if "vsf" in by_method and getattr(RECOMMENDED, name) != by_method["vsf"].default:
-            help += f"; vsf on the demo model: {_word(getattr(RECOMMENDED, name))}"
+    if "vsf" in by_method and getattr(RECOMMENDED, name) != by_method["vsf"].default:
+        help += f"; vsf on the demo model: {_word(getattr(RECOMMENDED, name))}"
     option = typer.Option(
         f"--{name}",
         help=help,
@@ -137,8 +137,12 @@ def writable(path: Path, *suffixes: str) -> Path:
 
 def quiet_libraries() -> None:
     """No progress bars and notices of the model libraries between ours."""
+    import logging as python_logging
     import warnings
 
+    # Optional packages that announce at import what they could not load.
+    for name in ("torchao", "torch.utils._pytree"):
+        python_logging.getLogger(name).setLevel(python_logging.ERROR)
     import diffusers.utils.logging
     import transformers.utils.logging
 

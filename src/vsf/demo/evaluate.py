@@ -145,7 +145,11 @@ def draw(
         "max_sequence_length": TEXT_LENGTH,
         "output_type": "np",
     }
-    with _quiet(pipe), torch.no_grad(), negative_guidance(pipe, method, list(negatives), max_sequence_length=TEXT_LENGTH):
+    with (
+        _quiet(pipe),
+        torch.no_grad(),
+        negative_guidance(pipe, method, list(negatives), max_sequence_length=TEXT_LENGTH),
+    ):
         return pipe(list(prompts), guidance_scale=0.0, **common).images
 
 
@@ -273,7 +277,8 @@ class EvalResult:
         for name in _MEANS:
             values, ids = self.per_image(name)
             if len(values):
-                result[name] = stats.cluster_mean(values, ids)
+                bounds = (-1.0 if name == "specificity" else 0.0, 1.0)
+                result[name] = stats.cluster_mean(values, ids, bounds=bounds)
         return result
 
     def to_dict(self) -> dict[str, Any]:

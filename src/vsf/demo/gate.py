@@ -181,7 +181,7 @@ def run_gate(
             progress(len(pictures), len(rows))
     return GateReport(
         lines=tuple(_line(name, pictures) for name in _LINES),
-        quality=stats.cluster_mean([p["quality"] for p in pictures], [p["case"] for p in pictures]),
+        quality=stats.cluster_mean([p["quality"] for p in pictures], [p["case"] for p in pictures], bounds=(0.0, 1.0)),
         n=n,
         seed=seed,
         steps=steps,
