@@ -95,11 +95,11 @@ def run_page(out: Path) -> None:
         summary = result.summary()
         cells = [f"{s.mean:.3f} ({s.low:.3f}-{s.high:.3f})" if (s := summary.get(c)) else "-" for c in COLUMNS]
         lines.append(f"| {name} | {describe(result.method)} | " + " | ".join(cells) + " |")
-    lines += ["", "## Paired differences in the objective against VSF, norm kept", ""]
-    if "VSF, norm kept" in results:
-        base, ids = results["VSF, norm kept"].per_image("objective")
+    lines += ["", "## Paired differences in the objective against VSF", ""]
+    if "VSF" in results:
+        base, ids = results["VSF"].per_image("objective")
         for name, result in results.items():
-            if name != "VSF, norm kept":
+            if name != "VSF":
                 gap = stats.cluster_mean(result.per_image("objective")[0] - base, ids)
                 lines.append(f"- {name}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
     lines += ["", "## Provenance", "", "```json", json.dumps(some.provenance, indent=1), "```", "",

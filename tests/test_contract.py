@@ -205,3 +205,40 @@ def test_restored_after_an_exception(spec: Spec) -> None:
         assert len(after) == len(processors) and all(a is b for a, b in zip(after, processors, strict=True))
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
         assert torch.equal(run(model, call), plain)
+
+
+def test_upstream_layout_equals_the_whole_model_definition() -> None:
+    spec = SPECS["sd3"]
+    (negative,), method = negatives(spec, 3), VSF(3.3, 0.2, "upstream")
+    out = run_guided(spec.build(F64), spec.inputs(1, 5, F64), method, [negative])
+    with torch.no_grad():
+        call = spec.inputs(1, 5, F64)
+        truth = definition.sd3(spec.build(F64), call, negative, method.settings(), upstream=True)
+    assert error(out, truth) < 1e-9
+
+
+@pytest.mark.parametrize("method", [*METHODS.values(), VSF(3.3, 0.2, "upstream")], ids=repr)
+def test_positive_rows_of_a_guided_block_do_not_know_the_negative(method: Guidance) -> None:
+    """The text that leaves the first block, guidance on: the prompt's rows are those of the unguided model."""
+    spec = SPECS["sd3"]
+    model, call = spec.build(F64), spec.inputs(2, 5, F64)
+    seen: list[Tensor] = []
+    hook = model.transformer_blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(out[0][:, :5]))  # pyright: ignore
+    for given in ([torch.zeros(0, spec.width)], negatives(spec, 3), [1e3 * negatives(spec, 3, seed=9)[0]]):
+        run_guided(model, call, method, given)
+    hook.remove()
+    plain, first_one, other = seen
+    # "upstream" shows the prompt's rows the unflipped copy, by definition
+    assert (
+        (error(other, plain) > 1e-3) if getattr(method, "layout", "") == "upstream" else (error(other, plain) < 1e-12)
+    )
+    assert getattr(method, "layout", "") == "upstream" or error(first_one, plain) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["sd3", "unet"])
+def test_fp16(name: str) -> None:
+    spec = SPECS[name]
+    given = negatives(spec, 3)
+    truth = run_guided(spec.build(F64), spec.inputs(1, 5, F64), VSF(), given)
+    low = run_guided(spec.build(torch.float16), spec.inputs(1, 5, torch.float16), VSF(), given)
+    assert low.dtype == torch.float16 and error(low, truth) < 1e-2

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 import specs
-from test_contract import negatives, run
-from vsf import NAG, VSF, Guidance, negative_guidance
+import vsf.guide
+import vsf.seam
+from test_contract import error, negatives, run
+from vsf import NAG, VSF, Guidance, load_demo_pipeline, negative_guidance
 
 SPECS = specs.load()
 STRONG: list[Guidance] = [VSF(3.5), VSF(6.0, 0.0, normalize=1.0), VSF(3.0, layout="upstream"), NAG(4.0, 2.5, 0.5)]
@@ -142,3 +145,60 @@ def test_a_collected_generator_restores_the_model(other_thread: bool) -> None:
     gc.collect()
     assert fingerprint(model) == before
     assert torch.equal(run(model, call), plain)
+
+
+@pytest.mark.parametrize("act", ["guide.plans", "Install.enter", "Install.put", "seam._set_processor"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_interrupt_while_entering_leaves_nothing(act: str, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted right before (0) or right after (1) each act of entering."""
+    spec = SPECS["sd3"]
+    model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+    plain, before = run(model, call), fingerprint(model)
+    owner: Any = {"guide": vsf.guide, "seam": vsf.seam, "Install": vsf.seam.Install}[act.split(".")[0]]
+    name = act.split(".")[1]
+    real = getattr(owner, name)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        if after:
+            real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt), negative_guidance(model, VSF(), negative_prompt_embeds=negatives(spec, 3)):
+        pass
+    assert fingerprint(model) == before
+    assert torch.equal(run(model, call), plain)
+    guided_once(model, call, VSF(), negatives(spec, 3)[0])
+    assert fingerprint(model) == before
+
+
+def test_nothing_of_a_forward_pass_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS["sd3"]
+    model = spec.build(torch.float32)
+    with negative_guidance(model, VSF(), negative_prompt_embeds=negatives(spec, 3)):
+        run(model, spec.inputs(1, 5, torch.float32))
+        assert vsf.seam.current_plan(id(model)).frame is None
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "guided"),
+    [(0, 1, 4), (0.9, 1, 1), (0, 0.1, 1), (0.5, 0.75, 1), (0.25, 0.75, 2), (0.3, 0.6, 2), (0.5, 0.5, 0)],
+)
+def test_start_and_stop_name_steps(start: float, stop: float, guided: int) -> None:
+    pipe = load_demo_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    with negative_guidance(pipe, VSF(start=start, stop=stop), "wheels", record=True) as seen:
+        pipe("a red bike", num_inference_steps=4, guidance_scale=0.0, max_sequence_length=16, output_type="latent")
+    assert len({step for step, _ in seen._share}) == guided
+
+
+def test_a_block_with_cross_attention_only_is_guided_too() -> None:
+    """Where `attn1` takes the text as well, a negative that is switched off must not reach the image through it."""
+    torch.manual_seed(0)
+    config = dict(SPECS["unet"].build(torch.float32).config) | {"only_cross_attention": True}
+    model = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+    call = SPECS["unet"].inputs(1, 5, torch.float32)
+    given = negatives(SPECS["unet"], 3)
+    assert error(guided_once(model, call, VSF(3.0, float("inf")), given[0]), run(model, call)) < 1e-6
+    assert error(guided_once(model, call, VSF(3.0), given[0]), run(model, call)) > 1e-4

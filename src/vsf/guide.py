@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from .prompt import parse_negative
 from .seam import Install, current_plan, plans
 
 __all__ = ["Guided", "Suppression", "negative_guidance"]
+
+#: Negatives of a compiled model are padded to a multiple of this many tokens.
+BUCKET = 16
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Plan:
     def __init__(
         self,
         pipe: Any,
+        outer: nn.Module,
         model: nn.Module,
         family: Family,
         guided: Guided,
@@ -111,6 +115,7 @@ class Plan:
         self.frame: Frame | None = None
         self.step = 0
         self.forwards, self.reached = 0, False
+        self.compiled = any(getattr(m, "_compiled_call_impl", None) for m in model.modules()) or outer is not model
         self._arguments = list(inspect.signature(type(model).forward).parameters)[1:]
         self._batches: dict[Any, Any] = {}
         self._joint = family.geometry != "cross"
@@ -182,7 +187,9 @@ class Plan:
         if self.method.start == 0.0 and self.method.stop == 1.0:
             return True
         total = len(scheduler.timesteps) - begin  # pyright: ignore
-        return self.method.start * total <= step < self.method.stop * total
+        # With few steps a short range may lie between two of them: it then means the step it begins in.
+        first = min(int(self.method.start * total), total - 1)
+        return self.method.start < self.method.stop and first <= step < max(self.method.stop * total, first + 1)
 
     def _batch(self, text: Tensor) -> Any | None:
         """The negatives and knobs repeated to the batch of `text` `[B, P, W]`; None if no sample has a negative."""
@@ -198,6 +205,8 @@ class Plan:
         if not real:
             return None
         longest = max(len(n) for n in real)
+        if self.compiled:  # lengths in steps, and always a mask, so that another negative is not another graph
+            longest += -longest % BUCKET
         embeds = text.new_zeros(size, longest, text.shape[-1])
         keep = torch.zeros(size, longest, dtype=torch.bool, device=text.device)
         for row, negative in enumerate(negatives):
@@ -216,8 +225,8 @@ class Plan:
                 value = getattr(self.method, name)
                 values = _repeat(list(value) if isinstance(value, tuple) else [value], size, f"values of {name}")
                 knob[name] = torch.tensor(values, dtype=wide, device=text.device).view(size, 1, 1, 1)
-        ragged = not bool(keep.all())
-        guided = keep.any(1).view(size, 1, 1, 1) if len(real) < size else None
+        ragged = self.compiled or not bool(keep.all())
+        guided = keep.any(1).view(size, 1, 1, 1) if self.compiled or len(real) < size else None
         return embeds, keep, ragged, guided, knob, self._weight(size, longest, text.device, wide)
 
     def _weight(self, size: int, longest: int, device: torch.device, dtype: torch.dtype) -> Tensor | None:
@@ -433,6 +442,12 @@ def _given_weights(method: Guidance, embeds: list[Tensor | None], weights: Any) 
     return [None if w is None else w.detach().double().cpu() for w in given]
 
 
+def _leave(plan: Plan, stack: list[Any]) -> None:
+    if plan in stack:
+        stack.remove(plan)
+    Install.leave(plan, plan.model)
+
+
 @contextmanager
 def negative_guidance(
     pipe_or_model: Any,
@@ -485,7 +500,7 @@ def negative_guidance(
     if is_model and (guidance.start, guidance.stop) != (0.0, 1.0):
         raise ValueError("start and stop are fractions of a pipeline's steps; give the pipeline instead of the model")
     guided = Guided(guidance, record)
-    entered: list[tuple[Plan, list[Any]]] = []
+    entered: list[Plan] = []
     family, width = targets[0][1], targets[0][1].width(unwrap(targets[0][0]))
     negatives, weights = _negatives(
         pipe_or_model,
@@ -497,8 +512,7 @@ def negative_guidance(
         negative_weights,
         max_sequence_length,
     )
-    failed = True
-    try:
+    with ExitStack() as leaving:
         for outer, family in targets:
             model = unwrap(outer)
             sites = list(family.sites(model))
@@ -507,21 +521,19 @@ def negative_guidance(
                     f"blocks is {guidance.blocks}; {type(model).__name__} has blocks 0 to {len(sites) - 1}"
                 )
             _refuse(model, family)
-            plan = Plan(None if is_model else pipe_or_model, model, family, guided, negatives, weights)
-            Install.enter(model, sites, _hook, plan.taps, outer)
+            plan = Plan(None if is_model else pipe_or_model, outer, model, family, guided, negatives, weights)
             # The stack itself is kept, so that a context that is left in another thread (a collected generator)
-            # still takes its plan from where it was put.
+            # still takes its plan from where it was put. And leaving is arranged before entering, so that an
+            # interrupt in between finds it.
             stack = plans(id(model))
-            entered.append((plan, stack))
+            entered.append(plan)
+            leaving.callback(_leave, plan, stack)
+            Install.enter(plan, model, sites, _hook, plan.taps, outer)
             stack.append(plan)
         yield guided
-        failed = False
-    finally:
-        for plan, stack in reversed(entered):
-            if plan in stack:
-                stack.remove(plan)
-            Install.leave(plan.model)
-    ran = [p for p, _ in entered if p.forwards]
+    ran = [p for p in entered if p.forwards]
     wanted = any(n is not None for n in negatives) and guidance.blocks != ()
-    if not failed and wanted and ran and not any(p.reached for p in ran):
-        raise RuntimeError(f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided")
+    if wanted and ran and not any(p.reached for p in ran):
+        raise RuntimeError(
+            f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided"
+        )

@@ -238,7 +238,17 @@ def _input_first(
     hook: Callable[..., Any], model: nn.Module, compiled: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     args, kwargs = hook(model, args, kwargs) or (args, kwargs)
-    return compiled(*args, **kwargs)
+    try:
+        return compiled(*args, **kwargs)
+    finally:
+        _over(id(model))
+
+
+def _over(key: int, *_: Any) -> None:
+    """The forward pass is over: what it needed to know must not meet another one, nor keep its tensors alive."""
+    plan = current_plan(key)
+    if plan is not None:
+        plan.frame = None
 
 
 class Install:
@@ -255,21 +265,31 @@ class Install:
         taps: Sequence[Any],
         outer: nn.Module,
     ) -> None:
-        self.model, self.users = model, 0
+        self.model = model
+        self.users: set[int] = set()
         self.guided_by: Any = None
         # All twins before the first is set: a processor that cannot be guided must leave the model untouched.
         self.sites = [(a, a.processor, _twin(a.processor, id(model), number)) for number, a in enumerate(sites)]
+        self.handles: list[Any] = []
+        self.compiled: Any = None
+        self._hook, self._taps, self._outer = hook, taps, outer
+
+    def put(self) -> None:
+        """Put everything on the model. `remove` takes back whatever part of it is there."""
+        model, outer, hook = self.model, self._outer, self._hook
         for attention, _, twin in self.sites:
             _set_processor(attention, twin)
         # The input hook stays out of compiled graphs, so that a new prompt, step or strength is a new tensor to them
         # and never a new graph: on the wrapper of torch.compile(model), or in front of what model.compile() compiled.
         self.compiled = getattr(model, "_compiled_call_impl", None) if outer is model else None
         if self.compiled is None:
-            self.handles = [outer.register_forward_pre_hook(functools.partial(_input, hook, model), with_kwargs=True)]
+            before = functools.partial(_input, hook, model)
+            self.handles.append(outer.register_forward_pre_hook(before, with_kwargs=True))
+            after = functools.partial(_over, id(model))
+            self.handles.append(outer.register_forward_hook(after, always_call=True))
         else:
-            self.handles = []
             model._compiled_call_impl = functools.partial(_input_first, hook, model, self.compiled)
-        for tap in taps:
+        for tap in self._taps:
             if tap.before is not None:
                 before = functools.partial(_before, id(model), tap.before)
                 self.handles.append(tap.module.register_forward_pre_hook(before, with_kwargs=True))
@@ -326,25 +346,30 @@ class Install:
     @classmethod
     def enter(
         cls,
+        owner: object,
         model: nn.Module,
         sites: Sequence[nn.Module],
         hook: Callable[..., Any],
-        taps: Sequence[Any] = (),
-        outer: nn.Module | None = None,
+        taps: Sequence[Any],
+        outer: nn.Module,
     ) -> None:
         """Install on `model`, or join the installation that is there."""
         with cls._lock:
             live = cls._live.get(id(model))
+            new = live is None
             if live is None:
-                live = cls._live[id(model)] = cls(model, sites, hook, taps, model if outer is None else outer)
-            live.users += 1
+                live = cls._live[id(model)] = cls(model, sites, hook, taps, outer)
+            live.users.add(id(owner))
+            if new:
+                live.put()
 
     @classmethod
-    def leave(cls, model: nn.Module) -> None:
-        """Leave; the last user removes everything."""
+    def leave(cls, owner: object, model: nn.Module) -> None:
+        """Leave; the last user removes everything. Also right where `enter` was interrupted, or never came."""
         with cls._lock:
-            live = cls._live[id(model)]
-            live.users -= 1
-            if live.users == 0:
-                del cls._live[id(model)]
-                live.remove()
+            live = cls._live.get(id(model))
+            if live is not None:  # None: interrupted before anything was installed
+                live.users.discard(id(owner))
+                if not live.users:
+                    del cls._live[id(model)]
+                    live.remove()

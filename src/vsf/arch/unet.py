@@ -19,7 +19,12 @@ class UNet(Family):
     geometry = "cross"
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [module for name, module in model.named_modules() if name.endswith(".attn2")]
+        return [
+            module
+            for name, module in model.named_modules()
+            # `attn1` takes the text where a block has cross attention only (upscalers)
+            if name.endswith(".attn2") or (name.endswith(".attn1") and module.is_cross_attention)
+        ]
 
     def width(self, model: nn.Module) -> int:
         config: Any = model.config

@@ -148,7 +148,7 @@ def train(
 @demo.command()
 def gate(
     *,
-    n: Annotated[int, typer.Option("--n", min=1, help="Held-out combinations, four captions each.")] = 200,
+    n: Annotated[int, typer.Option("--n", min=1, max=2000, help="Held-out combinations, four captions each.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Other captions and noise.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 8,
     model: _Model = "demo",
@@ -182,7 +182,7 @@ def evaluate(
     *,
     method: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = "vsf",
     cases: Annotated[int, typer.Option("--cases", min=1, help="Number of cases.")] = 100,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Noises per case.")] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Noises per case.")] = 2,
     split: Annotated[str, typer.Option(help="dev (to choose settings) or test (to report).")] = "dev",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 8,
     model: _Model = "demo",

@@ -41,7 +41,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise Problem(f"--size is {text!r}; allowed: a number of pixels such as 64, or WIDTHxHEIGHT such as 1024x768")
     return int(sides[0]), int(sides[-1])
 
@@ -64,7 +64,7 @@ def as_problems() -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, UnsupportedModel, ModelError) as error:
+    except (ValueError, TypeError, UnsupportedModel, ModelError) as error:
         raise Problem(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise Problem("out of memory; try a smaller --size, a smaller --n, or --dtype bfloat16") from error
@@ -102,7 +102,7 @@ def warn_of_unknown_words(*texts: str) -> None:
     unknown = unknown_words(list(texts))
     if unknown:
         words = ", ".join(repr(w) for w in unknown)
-        warn(f"the demo model does not know {words} and ignores what it does not know")
+        warn(f"the demo model does not know {words}; to it they are all one unknown word")
         warn(f"it knows these words: {' '.join(known_words())}")
 
 
@@ -194,7 +194,7 @@ def generate(
 
     vsf generate "a red bike" --negative wheels --compare --map
 
-    vsf generate "a yellow face" -N glasses --scale 2 --normalize none -o face.png
+    vsf generate "a yellow face" -N glasses --scale 2 --normalize 1 -o face.png
 
     vsf generate "a blue house" -N "windows:2, chimney:0.5" --n 4
 

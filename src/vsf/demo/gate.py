@@ -103,11 +103,13 @@ def _prompts(n: int, seed: int) -> list[dict[str, Any]]:
         ]
         for name in world.OBJECTS
     }
+    for pairs in by_object.values():
+        rng.shuffle(pairs)
     rows: list[dict[str, Any]] = []
     for i in range(n):
         name = world.OBJECTS[i % len(world.OBJECTS)]
         turn = i // len(world.OBJECTS)
-        color, where = by_object[name][int(rng.integers(len(by_object[name])))]
+        color, where = by_object[name][turn % len(by_object[name])]  # each once before any comes again
         typical = world.TYPICAL[name]
         part = typical[turn % len(typical)]
         extras = world.allowed_extras(name)

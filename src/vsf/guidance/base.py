@@ -32,7 +32,7 @@ class Knob:
     high: float = 1.0
     step: float = 0.05
     minimum: float = 0.0
-    maximum: float = math.inf
+    maximum: float = 10_000.0
     per_sample: bool = False
     choices: tuple[str, ...] = ()
     optional: bool = False

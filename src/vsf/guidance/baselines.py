@@ -39,7 +39,9 @@ class CFG(Guidance):
     label = "cfg"
     negative = "pipeline"
 
-    scale: float = knob(5.0, "extrapolation away from the negative's prediction", low=1.0, high=15.0, step=0.5)
+    scale: float = knob(
+        5.0, "extrapolation away from the negative's prediction", low=1.0, high=15.0, step=0.5, minimum=1.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,7 +48,8 @@ class VSF(Guidance):
         "subtracted from the negative scores",
         high=2.0,
         step=0.05,
-        minimum=-math.inf,
+        minimum=-10_000.0,
+        maximum=math.inf,
         per_sample=True,
         infinite=True,
     )
