@@ -411,33 +411,27 @@ def evaluate(
 
 
 def eval_table(results: Sequence[EvalResult], title: str = "") -> Table:
-    """A rich table, one row per result."""
+    """A rich table: a row per figure, a column per result."""
     from rich.table import Table
 
     table = Table(title=title or None)
-    names = (
-        "object_ok",
-        "color_ok",
-        "absent",
-        "absent_unrelated",
-        "specificity",
-        "retention",
-        "quality",
-        "whole",
-        "joint",
-    )
-    table.add_column("method")
-    for name in names:
-        table.add_column(name.replace("_ok", "").replace("_", " "), justify="right")
+    table.add_column("")
     for result in results:
-        summary = result.summary()
-        cells = [_cell(summary[n]) if n in summary else "-" for n in names]
-        table.add_row(describe(result.method), *cells)
+        table.add_column(describe(result.method), justify="right")
+    summaries = [result.summary() for result in results]
+    for name in _SHOWN:
+        table.add_row(name.replace("_ok", "").replace("_", " "), *(_cell(s.get(name)) for s in summaries))
     return table
 
 
-def _cell(i: stats.Interval) -> str:
-    return f"{i.mean:.2f}\n[dim]{i.low:.2f}-{i.high:.2f}[/dim]"
+_SHOWN = (
+    "object_ok", "color_ok", "positive", "absent", "absent_unrelated", "specificity", "retention", "quality", "whole",
+    "joint",
+)  # fmt: skip
+
+
+def _cell(i: stats.Interval | None) -> str:
+    return "-" if i is None else f"{i.mean:.3f} [dim]({i.low:.3f} to {i.high:.3f})[/dim]"
 
 
 def describe(settings: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ class VSF(Guidance):
             public code does for joint attention, the negative prompt is also appended, unflipped, to the positive
             one; scales published for SD3.5 (3.3 to 4.5) mean this layout. On cross attention both are the same.
         normalize: if given, no query's output may be longer than ``normalize`` times its unguided output, per head
-            (``Z min(1, normalize |Z+| / |Z|)``); keeps objects whole at strong scales.
+            (``Z min(1, normalize |Z+| / |Z|)``); at strong scales far fewer pictures break.
         start, stop: the range of steps that is guided, as fractions.
         blocks: the numbers of the transformer blocks that are guided; all by default.
     """
