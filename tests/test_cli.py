@@ -121,7 +121,7 @@ def test_weights_in_the_negative_and_in_the_prompt(tiny: Path, capsys: pytest.Ca
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown method": (["--method", "vfs"], "did you mean vsf?"),
     "knob is no number": (["--scale", "strong"], "--scale is 'strong'"),
-    "knob is NaN": (["--scale", "nan"], "VSF.scale is nan; allowed: from 0 up"),
+    "knob is NaN": (["--scale", "nan"], "VSF.scale is nan; allowed: 0 to 10000"),
     "knob is negative": (["--scale", "-1"], "VSF.scale is -1"),
     "start after stop": (["--start", "0.8", "--stop", "0.2"], "start (0.8) must not be greater than stop (0.2)"),
     "knob of another method": (["--tau", "3"], "method vsf has no setting --tau"),
