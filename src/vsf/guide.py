@@ -202,7 +202,7 @@ class Plan:
         size = text.shape[0]
         negatives = _repeat(self.negatives, size, "negative prompts")
         real = [n for n in negatives if n is not None]
-        if not real:
+        if not real or self.method.neutral:
             return None
         longest = max(len(n) for n in real)
         if self.compiled:  # lengths in steps, and always a mask, so that another negative is not another graph
@@ -221,8 +221,8 @@ class Plan:
         wide = torch.float64 if text.dtype == torch.float64 else torch.float32
         knob: dict[str, Tensor] = {}
         for name, spec in knobs(self.method).items():
-            if spec.per_sample:
-                value = getattr(self.method, name)
+            value = getattr(self.method, name)
+            if spec.per_sample and value is not None:
                 values = _repeat(list(value) if isinstance(value, tuple) else [value], size, f"values of {name}")
                 knob[name] = torch.tensor(values, dtype=wide, device=text.device).view(size, 1, 1, 1)
         ragged = self.compiled or not bool(keep.all())
@@ -532,7 +532,7 @@ def negative_guidance(
             stack.append(plan)
         yield guided
     ran = [p for p in entered if p.forwards]
-    wanted = any(n is not None for n in negatives) and guidance.blocks != ()
+    wanted = any(n is not None for n in negatives) and guidance.blocks != () and not guidance.neutral
     if wanted and ran and not any(p.reached for p in ran):
         raise RuntimeError(
             f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided"

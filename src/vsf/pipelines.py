@@ -44,7 +44,7 @@ class _Published:
     Args:
         negative_prompt: one for all, or one per prompt; None or "" = the stock pipeline.
         negative_prompt_embeds: instead of text, `[n, d]`, or a list of such: real tokens only.
-        scale, offset, layout, normalize, start, stop: see `VSF`.
+        scale, offset, layout, normalize, start, stop, blocks: see `VSF`.
 
     Raises:
         ValueError: classifier-free guidance is on as well; or an argument for the negative prompt is given that VSF
@@ -63,6 +63,7 @@ class _Published:
         normalize: float | None = None,
         start: float = 0.0,
         stop: float = 1.0,
+        blocks: tuple[int, ...] | None = None,
         **kwargs: Any,
     ) -> Any:
         stock = self._stock().__call__
@@ -79,7 +80,7 @@ class _Published:
             return stock(self, **call)
         if isinstance(embeds, Tensor) and embeds.ndim == 3:
             embeds = list(embeds)
-        method = VSF(scale, offset, layout, normalize, start=start, stop=stop)  # pyright: ignore[reportArgumentType]
+        method = VSF(scale, offset, layout, normalize, start=start, stop=stop, blocks=blocks)  # pyright: ignore[reportArgumentType]
         with negative_guidance(
             self,
             method,
@@ -111,7 +112,9 @@ def _take_inline(call: dict[str, Any], negative: Any) -> Any:
     found: list[list[Item]] = []
     for name in _PROMPTS:
         prompts = call.get(name)
-        if not isinstance(prompts, str) and not (isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)):
+        if not isinstance(prompts, str) and not (
+            isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)
+        ):
             continue
         pairs = [split_prompt(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
         call[name] = pairs[0][0] if isinstance(prompts, str) else [p for p, _ in pairs]
@@ -122,7 +125,9 @@ def _take_inline(call: dict[str, Any], negative: Any) -> Any:
         return negative
     given: Sequence[str | None] = negative if isinstance(negative, (list, tuple)) else [negative]
     if len(given) not in (1, len(found)):
-        raise ValueError(f"{len(given)} negative prompts for {len(found)} prompts; give one for all, or one per prompt")
+        raise ValueError(
+            f"{len(given)} negative prompts for {len(found)} prompts; give one for all, or one per prompt"
+        )
     given = list(given) * (len(found) // len(given))
     return [join_negatives(n, items) for n, items in zip(given, found, strict=True)]
 

@@ -130,6 +130,15 @@ class Guidance(ABC):
             raise ValueError(f"{where} is {number}; allowed: {limits[0]}{', or inf' if spec.infinite else ''}")
         return number
 
+    @property
+    def neutral(self) -> bool:
+        """Whether these settings leave every model as it is. Then nothing is done at all, so that it is so bit by bit."""
+        return False
+
+    def _all(self, name: str, value: float) -> bool:
+        given = getattr(self, name)
+        return all(v == value for v in (given if isinstance(given, tuple) else (given,)))
+
     def settings(self) -> dict[str, Any]:
         """Every knob with its value, defaults included, as plain data for records."""
         return {"method": self.label} | {f.name: getattr(self, f.name) for f in fields(self)}

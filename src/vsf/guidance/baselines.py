@@ -65,6 +65,10 @@ class NASA(Guidance):
 
     scale: PerSample = knob(0.25, "how much of the negative branch is subtracted", step=0.05, per_sample=True)
 
+    @property
+    def neutral(self) -> bool:
+        return self._all("scale", 0.0)
+
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         return pos.out - knob["scale"].to(pos.out.dtype) * neg.out
 
@@ -88,6 +92,10 @@ class NAG(Guidance):
         2.5, "longest allowed output, relative to the unguided one", low=1.0, high=8.0, per_sample=True
     )
     alpha: PerSample = knob(0.125, "blend between unguided (0) and guided (1)", maximum=1.0, per_sample=True)
+
+    @property
+    def neutral(self) -> bool:
+        return self._all("scale", 1.0) or self._all("alpha", 0.0)
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         scale, tau, alpha = (knob[name].to(pos.out.dtype) for name in ("scale", "tau", "alpha"))

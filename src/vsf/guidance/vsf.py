@@ -35,7 +35,7 @@ class VSF(Guidance):
             public code does for joint attention, the negative prompt is also appended, unflipped, to the positive
             one; scales published for SD3.5 (3.3 to 4.5) mean this layout. On cross attention both are the same.
         normalize: if given, no query's output may be longer than ``normalize`` times its unguided output, per head
-            (``Z min(1, normalize |Z+| / |Z|)``); at strong scales far fewer pictures break.
+            (``Z min(1, normalize |Z+| / |Z|)``); one number, or one per sample; at strong scales far fewer pictures break.
         start, stop: the range of steps that is guided, as fractions.
         blocks: the numbers of the transformer blocks that are guided; all by default.
     """
@@ -56,9 +56,18 @@ class VSF(Guidance):
     layout: Literal["paper", "upstream"] = knob(
         "paper", "which rows see the negative prompt", choices=("paper", "upstream")
     )
-    normalize: float | None = knob(
-        None, "longest allowed output, relative to the unguided one", low=0.5, high=2.0, optional=True
+    normalize: PerSample | None = knob(
+        None,
+        "longest allowed output, relative to the unguided one",
+        low=0.5,
+        high=2.0,
+        optional=True,
+        per_sample=True,
     )
+
+    @property
+    def neutral(self) -> bool:
+        return self.layout == "paper" and self._all("offset", math.inf)
 
     def share(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         """w, the share of attention that goes to the negative, `[B, H, S, 1]`."""
@@ -69,7 +78,7 @@ class VSF(Guidance):
         # lerp(a, b, w) = a + w (b - a): exactly the unguided output where w is 0.
         z = pos.out.lerp(-knob["scale"].to(pos.out.dtype) * neg.out, w.to(pos.out.dtype))
         if self.normalize is not None:
-            z = z * (self.normalize * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
+            z = z * (knob["normalize"] * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
         return z
 
 
