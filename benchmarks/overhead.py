@@ -151,7 +151,9 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 
 
 @torch.no_grad()
-def measure(name: str, layers: int, repeats: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+def measure(
+    name: str, layers: int, repeats: int, dtype: torch.dtype, device: str, methods: list[str]
+) -> dict[str, Any]:
     """All methods on one model, in turns."""
     torch.manual_seed(0)
     model, call, image, text = MODELS[name](layers, dtype, device)
@@ -182,6 +184,7 @@ def measure(name: str, layers: int, repeats: int, dtype: torch.dtype, device: st
     }
     if name != "wan":
         runs["VSF, dense mask"] = dense
+    runs = {m: run for m, run in runs.items() if m == "none" or not methods or m in methods}
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {m: [] for m in runs}
@@ -243,6 +246,7 @@ def markdown(results: list[dict[str, Any]], where: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--methods", nargs="+", default=[], help="only these, beside none")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["bfloat16", "float32", "float16"], default="bfloat16")
@@ -251,7 +255,7 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
-    results = [measure(m, args.layers, args.repeats, dtype, args.device) for m in args.models]
+    results = [measure(m, args.layers, args.repeats, dtype, args.device, args.methods) for m in args.models]
     page = markdown(results, machine(args.device))
     print(page)
     if args.json:

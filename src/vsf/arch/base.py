@@ -106,6 +106,7 @@ def _guide(frame: Frame, pos: Attended, neg: Attended) -> Tensor:
 
 
 def _flip(frame: Frame, v: Tensor) -> Tensor:
+    v = frame.method.values(v, frame.knob)
     return v if frame.weight is None else v * frame.weight.to(v.dtype)
 
 

@@ -143,6 +143,10 @@ class Guidance(ABC):
         """Every knob with its value, defaults included, as plain data for records."""
         return {"method": self.label} | {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def values(self, v: Tensor, knob: Mapping[str, Tensor]) -> Tensor:
+        """What is done to the negative's values `[B, H, N, D]` before anything attends to them; nothing by default."""
+        return v
+
     @abstractmethod
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         """The method's equation.

@@ -25,7 +25,8 @@ class VSF(Guidance):
 
         Z = softmax(Q [K+ ; K-]^T / sqrt(d) + [0 ; -offset]) [V+ ; -scale V-]
 
-    which, with w the share of attention that goes to the negative, is ``Z = (1 - w) Z+ - scale w Z-``.
+    which, with w the share of attention that goes to the negative, is ``Z = (1 - w) Z+ - scale w Z-``: the values are
+    flipped first (`values`), then merged by w (`combine`).
 
     Args:
         scale: strength alpha of the flipped values; one number, or one per sample.
@@ -73,10 +74,13 @@ class VSF(Guidance):
         """w, the share of attention that goes to the negative, `[B, H, S, 1]`."""
         return (neg.lse - pos.lse).unsqueeze(-1).sub(knob["offset"]).sigmoid()
 
+    def values(self, v: Tensor, knob: Mapping[str, Tensor]) -> Tensor:
+        return -knob["scale"].to(v.dtype) * v
+
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         w = self.share(pos, neg, knob)
         # lerp(a, b, w) = a + w (b - a): exactly the unguided output where w is 0.
-        z = pos.out.lerp(-knob["scale"].to(pos.out.dtype) * neg.out, w.to(pos.out.dtype))
+        z = pos.out.lerp(neg.out, w.to(pos.out.dtype))
         if self.normalize is not None:
             z = z * (knob["normalize"] * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
         return z
