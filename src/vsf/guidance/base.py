@@ -152,5 +152,6 @@ class Guidance(ABC):
         """The method's equation.
 
         `pos` is the unguided attention of the image queries, `neg` that of the negative (see `negative`), both
-        `[B, H, S, D]`; `knob` holds the per-sample settings as `[B, 1, 1, 1]`. Returns `[B, H, S, D]`.
+        `[B, H, S, D]`; `knob` holds the per-sample settings as `[B, 1, 1, 1]`. Returns `[B, H, S, D]`. May overwrite
+        `pos.out` where no gradient is needed, if samples without a negative (`neg.lse` = -inf) stay as they are.
         """

@@ -79,8 +79,11 @@ class VSF(Guidance):
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
         w = self.share(pos, neg, knob)
+        w = w.to(pos.out.dtype)
         # lerp(a, b, w) = a + w (b - a): exactly the unguided output where w is 0.
-        z = pos.out.lerp(neg.out, w.to(pos.out.dtype))
+        if self.normalize is None and not pos.out.requires_grad and not neg.out.requires_grad:
+            return pos.out.lerp_(neg.out, w)  # in place: nobody needs the unguided output any more
+        z = pos.out.lerp(neg.out, w)
         if self.normalize is not None:
             z = z * (knob["normalize"] * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
         return z
