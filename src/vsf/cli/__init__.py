@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from .bench import bench
 from .common import Problem
 from .demo import demo
 from .generate import generate
@@ -28,6 +29,7 @@ app.command(epilog="Every picture carries its settings. [dim]Words the demo mode
 app.command()(models)
 app.command()(info)
 app.add_typer(demo, name="demo")
+app.add_typer(bench, name="bench")
 
 # The base of all usage errors (unknown option, missing argument), wherever typer keeps it.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
