@@ -20,6 +20,7 @@ from vsf.bench.cases import (
     make_demo_cases,
     save_cases,
 )
+from vsf.bench.controls import kept
 
 HEADER = {"format": "vsf-cases", "version": 1, "name": "mine", "license": "CC0-1.0"}
 GOOD = Case(
@@ -91,6 +92,14 @@ def test_demo_set_is_the_held_out_part_of_the_demo_world() -> None:
         # The first k are spread over the pairs: the first round has each pair once.
         pairs = [case.category for case in cases.split(split)]
         assert len(set(pairs[:30])) == 30 == sum(map(len, world.TYPICAL.values()))
+
+
+def test_shipped_cases_say_which_parts_must_stay() -> None:
+    assert all(case.kept for case in load_cases("neggen"))
+    assert [case.id for case in load_cases("common") if not case.kept] == ["movie-poster-text-title-letters"]
+    assert not any(case.kept or case.unrelated for case in load_cases("demo"))  # its world knows
+    parts = Counter(part for name in ("neggen", "common") for case in load_cases(name) for part in kept(case))
+    assert len(parts) > 180  # written for each object, no filler
 
 
 def test_no_case_is_in_two_sets() -> None:
@@ -320,6 +329,16 @@ def test_import_lists_every_bad_entry(tmp_path: Path) -> None:
         ({"prompt": "Desk lamp"}, "prompt has 2 words; 3 to 60 are allowed"),
         ({"prompt": "A desk lamp" + " far" * 60}, "prompt has 63 words"),
         ({"negative": "shade" + " far" * 12}, "negative has 13 words; 1 to 12"),
+        ({"kept": "bulb, lampshade"}, "kept names the negative 'shade': 'lampshade'"),
+        ({"kept": "stand, bulb, cord, switch"}, "kept names 4 parts; 1 to 3"),
+        ({"kept": "stand, , bulb"}, "kept names '' of 0 words"),
+        ({"kept": "a stand with a very heavy foot"}, "of 7 words; 1 to 4"),
+        ({"kept": "stand, the stands"}, "kept names 'the stands' twice"),
+        ({"kept": "stand, desk lamp"}, "kept names the object itself: 'desk lamp'"),
+        ({"unrelated": "shades"}, "unrelated ('shades') shares a word with the negative"),
+        ({"unrelated": "office"}, "shares a word with the prompt"),
+        ({"unrelated": "stand", "kept": "stand, bulb"}, "shares a word with the kept parts"),
+        ({"unrelated": "long yellow straws"}, "differ in length by more than a word"),
     ],
 )
 def test_rules_find_what_was_planted(changes: dict[str, str], message: str) -> None:

@@ -22,7 +22,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -40,7 +40,7 @@ SETS = ("neggen", "common", "demo")
 SPLITS = ("dev", "test")
 
 _REQUIRED = ("id", "prompt", "negative", "question_1", "question_2", "split", "category", "source")
-_OPTIONAL = ("object", "part", "color", "background")
+_OPTIONAL = ("object", "part", "color", "background", "unrelated", "kept")
 _HEADER = ("format", "version", "name", "license")
 # Ids name files and folders of a run, on every operating system.
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,118}[A-Za-z0-9])?")
@@ -115,6 +115,8 @@ class Case:
         part: demo world: the unwanted part, a word of the world.
         color: demo world: the object's colour.
         background: demo world: the background.
+        unrelated: the control's negative, where `vsf.bench.controls.unrelated` shall not choose one.
+        kept: the object's other essential parts, which must stay; separated by commas.
 
     Raises:
         ValueError: a field is not a string, empty, or not of the allowed form; every problem is named.
@@ -132,6 +134,8 @@ class Case:
     part: str | None = None
     color: str | None = None
     background: str | None = None
+    unrelated: str | None = None
+    kept: str | None = None
 
     def __post_init__(self) -> None:
         if problems := _case_problems(self.to_dict()):
@@ -359,7 +363,7 @@ def import_neggenbench(
         license,
         tuple(
             Case(
-                id=f"{_slug(name) or 'case'}-{i + 1:03d}",
+                id=f"{slug(name) or 'case'}-{i + 1:03d}",
                 prompt=row["prompt"],
                 negative=row["missing_element"],
                 question_1=row["question_1"],
@@ -373,7 +377,8 @@ def import_neggenbench(
     )
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a short lower-case name: letters, digits and hyphens; may be empty."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-")
 
 
@@ -396,6 +401,10 @@ _NOT_HINTS = frozenset(("bless", "endless", "restless", "stainless", "timeless",
 _LENGTH = {"prompt": (3, 60), "negative": (1, 12), "question_1": (5, 50), "question_2": (3, 50)}
 
 
+_KEPT = (3, 4)  # at most so many parts, of so many words each
+_LONGER = 1  # words by which the two negatives may differ
+
+
 def _stem(word: str) -> str:
     """A crude English stem; enough to see that "leaves" and "leaf", or "glazed" and "glaze" are one word."""
     if word.endswith("ies") and len(word) > 4:
@@ -414,14 +423,25 @@ def _stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 2 else word
 
 
-def _stems(text: str) -> list[str]:
-    return [_stem(word) for word in _words(text) if word not in _GLUE]
+@lru_cache(maxsize=4096)
+def _stems(text: str) -> tuple[str, ...]:
+    return tuple(_stem(word) for word in _words(text) if word not in _GLUE)
 
 
 def _same(a: str, b: str) -> bool:
     """Equal stems, or one is the beginning or end of the other: "sail" is named by "sailboat"."""
     short, long = sorted((a, b), key=len)
     return a == b or (len(short) >= 4 and (long.startswith(short) or long.endswith(short)))
+
+
+def stems_clash(a: str, b: str) -> bool:
+    """Whether the two texts share a word: equal stems, or one the beginning or end of the other ("sail", "sailboat")."""
+    return _names(_stems(a), b)
+
+
+def word_count(text: str) -> int:
+    """Words in a text, punctuation not counted."""
+    return len(_words(text))
 
 
 def _names(stems: Iterable[str], text: str) -> bool:
@@ -473,6 +493,24 @@ def _violations(case: Case) -> Iterator[str]:
     for name in ("question_1", "question_2"):
         if not getattr(case, name).endswith("?"):
             yield f"{name} does not end with a question mark"
+    parts = [part.strip() for part in case.kept.split(",")] if case.kept is not None else []
+    if len(parts) > _KEPT[0]:
+        yield f"kept names {len(parts)} parts; 1 to {_KEPT[0]} are allowed"
+    for i, part in enumerate(parts):
+        if not 1 <= word_count(part) <= _KEPT[1]:
+            yield f"kept names {part!r} of {word_count(part)} words; 1 to {_KEPT[1]} are allowed"
+        if _names(negative, part):
+            yield f"kept names the negative {case.negative!r}: {part!r}"
+        if any(set(_stems(part)) == set(_stems(other)) for other in parts[:i]):
+            yield f"kept names {part!r} twice"
+        if case.object is not None and set(_stems(part)) == set(_stems(case.object)):
+            yield f"kept names the object itself: {part!r}"
+    if case.unrelated is not None:
+        for what, text in (("prompt", case.prompt), ("negative", case.negative), ("kept parts", case.kept or "")):
+            if stems_clash(case.unrelated, text):
+                yield f"unrelated ({case.unrelated!r}) shares a word with the {what}"
+        if abs(word_count(case.unrelated) - word_count(case.negative)) > _LONGER:
+            yield f"unrelated ({case.unrelated!r}) and negative ({case.negative!r}) differ in length by more than a word"
 
 
 def check_rules(cases: Iterable[Case]) -> list[str]:
@@ -481,8 +519,9 @@ def check_rules(cases: Iterable[Case]) -> list[str]:
     Per case: the prompt names none of the negative's words (compared by stem, compounds count: "sailboat" names
     "sail") and hints at no absence ("without", "no", "bare", "-less", ...); the main object is named once in the
     prompt and by question_1, which says "with or without" the negative; question_2 asks whether the negative is
-    missing; lengths. Over the set: no object twice (for cases of the demo world: no combination twice), no prompt
-    with the same negative twice.
+    missing; kept parts, where given, do not name the negative, and an unrelated negative nothing of the case; lengths.
+    Over the set: no object twice (for cases of the demo world: no combination twice), no prompt with the same negative
+    twice.
 
     The rules read English words only. They cannot see whether a picture can be judged: that takes a person.
     """
