@@ -1,12 +1,14 @@
 """What guidance costs: seconds and peak memory of one model forward, guided over unguided, in one run.
 
-    python benchmarks/overhead.py                       # SD3.5-large and Flux shapes, few layers, CPU or GPU
+    python benchmarks/overhead.py --markdown docs/performance.md   # regenerates the page
+    python benchmarks/overhead.py --models wan --rounds 2 --pairs 2
     python benchmarks/overhead.py --layers 38 --device cuda
-    python benchmarks/overhead.py --models wan --markdown docs/performance.md
 
 Widths, token counts and text lengths are those of the real checkpoints at their native resolution; weights are
-random, layers as many as asked for. The methods take turns within each round, so a machine whose speed drifts drifts
-for all of them; the ratio is formed within a round and its median is reported with the range.
+random, layers as many as asked for. A machine's speed drifts, so nothing is compared across time: in every round each
+method runs once, each round begins with another one, and a method's ratio is formed with the unguided run of its own
+round. What the target is about, VSF over no guidance, is measured again in pairs of neighbouring runs that begin with
+each of the two in turn.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import contextlib
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,9 +54,9 @@ def sd3(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, An
 
 
 def flux(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
-    """Flux.1 at 1024 px: 4096 image tokens, 256 T5 tokens; one dual block to two single blocks, as in the original."""
+    """Flux.1 schnell at 1024 px: 4096 image tokens, 256 T5 tokens; a layer is one dual and one single block."""
     with torch.device(device):
-        model = FluxTransformer2DModel(num_layers=layers, num_single_layers=2 * layers)
+        model = FluxTransformer2DModel(num_layers=layers, num_single_layers=layers)
         ids = torch.zeros(64, 64, 3)
         ids[..., 1] += torch.arange(64)[:, None]
         ids[..., 2] += torch.arange(64)
@@ -84,6 +87,10 @@ def wan(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, An
 MODELS: dict[str, Callable[..., tuple[Any, dict[str, Any], int, int]]] = {"sd3": sd3, "flux": flux, "wan": wan}
 
 
+#: The ratios to stay below: seconds, bytes.
+TARGET = {"sd3": (1.03, 1.02), "flux": (1.03, 1.02), "wan": (1.02, 1.02)}
+
+
 def dense_mask(
     frame: Frame,
     q: Tensor,
@@ -111,15 +118,24 @@ def dense_mask(
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
 
 
+def dense_cross_mask(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *_: Any, **__: Any) -> Tensor:
+    """The same for cross attention: values flipped where they are, one call, one dense [S, P + N] mask."""
+    p, alpha, beta = frame.n_pos, float(frame.knob["scale"][0]), float(frame.knob["offset"][0])
+    bias = q.new_zeros(q.shape[2], k.shape[2])
+    bias[:, p:] = -beta
+    v = torch.cat([v[:, :, :p], -alpha * v[:, :, p:]], 2)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, bias)
+
+
 @contextlib.contextmanager
 def public_code() -> Iterator[None]:
-    """Put the dense mask in the place of the merge."""
-    saved = vsf.guide.joint_attention
-    vsf.guide.joint_attention = dense_mask  # type: ignore[assignment]
+    """Put the dense masks in the place of the merge."""
+    saved = vsf.guide.joint_attention, vsf.guide.cross_attention
+    vsf.guide.joint_attention, vsf.guide.cross_attention = dense_mask, dense_cross_mask  # type: ignore[assignment]
     try:
         yield
     finally:
-        vsf.guide.joint_attention = saved
+        vsf.guide.joint_attention, vsf.guide.cross_attention = saved
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
@@ -152,7 +168,7 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 
 @torch.no_grad()
 def measure(
-    name: str, layers: int, repeats: int, dtype: torch.dtype, device: str, methods: list[str]
+    name: str, layers: int, rounds: int, pairs: int, dtype: torch.dtype, device: str, methods: list[str]
 ) -> dict[str, Any]:
     """All methods on one model, in turns."""
     torch.manual_seed(0)
@@ -181,30 +197,45 @@ def measure(
         "NAG": guided(NAG(), padded),
         "NASA": guided(NASA(), padded),
         "CFG": lambda: (forward(), forward()),
+        "VSF, dense mask": dense,
     }
-    if name != "wan":
-        runs["VSF, dense mask"] = dense
     runs = {m: run for m, run in runs.items() if m == "none" or not methods or m in methods}
-    for run in runs.values():
+    for run in runs.values():  # the first run of each warms up
         run()
+    order = list(runs)
     times: dict[str, list[float]] = {m: [] for m in runs}
-    for _ in range(repeats):
-        for method, run in runs.items():
-            times[method].append(seconds(run, device))
+    for turn in range(rounds):
+        for method in order[turn % len(order) :] + order[: turn % len(order)]:
+            times[method].append(seconds(runs[method], device))
+    ratios = {m: [t / n for t, n in zip(times[m], times["none"], strict=True)] for m in runs}
+    for turn in range(pairs if "VSF" in runs else 0):
+        pair = {m: seconds(runs[m], device) for m in (("none", "VSF"), ("VSF", "none"))[turn % 2]}
+        ratios["VSF"].append(pair["VSF"] / pair["none"])
+        for method, spent in pair.items():
+            times[method].append(spent)
     peaks = {m: peak_bytes(run, device) for m, run in runs.items()}
-    rows = {}
-    for method in runs:
-        ratios = [t / n for t, n in zip(times[method], times["none"], strict=True)]
-        rows[method] = {
+    rows = {
+        method: {
             "seconds": statistics.median(times[method]),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
+            "ratio": statistics.median(ratios[method]),
+            "quartiles": quartiles(ratios[method]),
+            "range": [min(ratios[method]), max(ratios[method])],
+            "runs": len(ratios[method]),
             "peak_memory_ratio": peaks[method] / peaks["none"],
         }
+        for method in runs
+    }
     return {"model": name, "about": MODELS[name].__doc__, "layers": layers, "image_tokens": image, "text_tokens": text,
-            "negative_tokens": NEGATIVE, "dtype": str(dtype).removeprefix("torch."), "repeats": repeats,
+            "negative_tokens": NEGATIVE, "dtype": str(dtype).removeprefix("torch."), "rounds": rounds, "pairs": pairs,
             "kernel": kernel_name(device, dtype, 64 if name == "sd3" else 128), "rows": rows}  # fmt: skip
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """First and third quartile, between which half of the values lie."""
+    if len(values) < 2:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
 
 
 def machine(device: str) -> str:
@@ -226,21 +257,41 @@ def _cpu() -> str:
 
 def markdown(results: list[dict[str, Any]], where: str) -> str:
     """The results as a page."""
-    lines = ["# What guidance costs", "", f"One model forward, guided over unguided, in one run. Machine: {where}.",
-             "Regenerate with `python benchmarks/overhead.py --markdown docs/performance.md`.", ""]  # fmt: skip
+    lines = ["# What guidance costs", "",
+             f"One model forward, guided over unguided, in one run. Machine: {where}.",
+             "Regenerate with `python benchmarks/overhead.py --markdown docs/performance.md`.", "",
+             "## VSF against its targets", "",
+             "| model | time ratio: median (middle half) | target | peak memory ratio | target |", "|---|---|---|---|---|"]  # fmt: skip  # noqa: E501
     for r in results:
-        lines += [f"## {r['model']}: {r['about']}", "",
+        if (x := r["rows"].get("VSF")) is not None:
+            time, memory = TARGET[r["model"]]
+            lines.append(
+                f"| {r['model']} | {_ratio(x)} | {time:.2f}: {_verdict(x['ratio'], time)} "
+                f"| {x['peak_memory_ratio']:.3f} | {memory:.2f}: {_verdict(x['peak_memory_ratio'], memory)} |"
+            )
+    for r in results:
+        lines += ["", f"## {r['model']}: {r['about']}", "",
                   f"{r['layers']} layer(s), {r['dtype']}, {r['image_tokens']} image + {r['text_tokens']} text + "
                   f"{r['negative_tokens']} negative tokens (NAG, NASA and CFG: padded to {r['text_tokens']}), "
-                  f"{r['repeats']} rounds, kernel: {r['kernel']}", "",
-                  "| method | seconds (median) | time ratio (median, range) | peak memory ratio |", "|---|---|---|---|"]  # fmt: skip  # noqa: E501
+                  f"{r['rounds']} rounds, {r['pairs']} pairs of VSF and none, kernel: {r['kernel']}", "",
+                  "| method | seconds (median) | time ratio: median (middle half; all) | peak memory ratio |",
+                  "|---|---|---|---|"]  # fmt: skip
         lines += [
-            f"| {m} | {x['seconds']:.3f} | {x['ratio']:.3f} ({x['ratio_min']:.3f}-{x['ratio_max']:.3f}) "
-            f"| {x['peak_memory_ratio']:.3f} |"
+            f"| {m} | {x['seconds']:.3f} | {_ratio(x, whole=True)} | {x['peak_memory_ratio']:.3f} |"
             for m, x in r["rows"].items()
         ]
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
+
+
+def _ratio(row: dict[str, Any], whole: bool = False) -> str:
+    if row["range"] == [1.0, 1.0]:
+        return "1"
+    spread = [row["quartiles"], row["range"]] if whole else [row["quartiles"]]
+    return f"{row['ratio']:.3f} ({'; '.join(f'{low:.3f}-{high:.3f}' for low, high in spread)})"
+
+
+def _verdict(value: float, target: float) -> str:
+    return "met" if value <= target else "missed"
 
 
 def main() -> None:
@@ -248,14 +299,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--methods", nargs="+", default=[], help="only these, beside none")
     parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of every method")
+    parser.add_argument("--pairs", type=int, default=10, help="further runs of none and VSF side by side")
     parser.add_argument("--dtype", choices=["bfloat16", "float32", "float16"], default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
+    if args.rounds < 1 or args.pairs < 0:
+        parser.error("--rounds must be 1 or more and --pairs 0 or more")
     dtype = getattr(torch, args.dtype)
-    results = [measure(m, args.layers, args.repeats, dtype, args.device, args.methods) for m in args.models]
+    results = []
+    for name in args.models:
+        start = time.perf_counter()
+        results.append(measure(name, args.layers, args.rounds, args.pairs, dtype, args.device, args.methods))
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     page = markdown(results, machine(args.device))
     print(page)
     if args.json:

@@ -5,11 +5,14 @@ They use the models' own linear layers and norms and nothing of vsf but its floa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import vsf.guide
 from vsf.arch.base import Frame
 from vsf.core import reference
 
@@ -186,9 +189,9 @@ def _dense(
         else:
             z_neg = attention("image", own.replace("positive", "negative"))
             if method.label == "nag":
-                z = reference.nag(before, z_neg, **knob)
+                z = reference.nag(before, z_neg, knob["scale"], knob["tau"], knob["alpha"])
             elif method.label == "nasa":
-                z = reference.nasa(before, z_neg, **knob)
+                z = reference.nasa(before, z_neg, knob["scale"])
             else:
                 z = z_neg
         out[:, :, queries["image"]] = z if frame.guided is None else torch.where(frame.guided, z, before)
@@ -230,3 +233,22 @@ def cross(
     q = q if scale is None else q * (scale * q.shape[-1] ** 0.5)
     names = [("positive", frame.n_pos), ("negative", frame.n_neg)]
     return _dense(frame, q, k, v, mask, names, {"image": "positive"}, active)
+
+
+@contextmanager
+def dense() -> Iterator[dict[str, int]]:
+    """Every guided attention by the dense, masked, float64 softmax of the row tables; counts them."""
+    fast, count = (vsf.guide.joint_attention, vsf.guide.cross_attention), {"calls": 0}
+
+    def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def attention(*args: Any, **kwargs: Any) -> Tensor:
+            count["calls"] += 1
+            return function(*args, **kwargs)
+
+        return attention
+
+    vsf.guide.joint_attention, vsf.guide.cross_attention = counted(joint), counted(cross)
+    try:
+        yield count
+    finally:
+        vsf.guide.joint_attention, vsf.guide.cross_attention = fast

@@ -31,6 +31,9 @@ SPEC = specs.load()["sd3"]
         (lambda: VSF(layout="papre"), ValueError, "paper, upstream"),
         (lambda: VSF(normalize=-1.0), ValueError, "normalize"),
         (lambda: VSF(blocks=(-1,)), ValueError, "blocks"),
+        (lambda: VSF(blocks=(True,)), ValueError, "blocks"),
+        (lambda: VSF(blocks=3), ValueError, "blocks is 3; allowed: a sequence"),
+        (lambda: VSF(blocks="0-3"), ValueError, "blocks is '0-3'; allowed: a sequence"),
         (lambda: NAG(alpha=2.0), ValueError, "alpha is 2"),
     ],
 )  # fmt: skip
@@ -50,6 +53,10 @@ GOOD = negatives(SPEC, 3)
         ({"negative_prompt": "wheels"}, ValueError, "bare model"),
         ({"negative_prompt": []}, ValueError, "empty list"),
         ({"negative_prompt": [3]}, TypeError, "holds 3"),
+        ({"negative_prompt": 5}, TypeError, "negative_prompt is 5; allowed: a string"),
+        ({"negative_prompt": {"wheels": 2}}, TypeError, "negative_prompt is .*; allowed: a string"),
+        ({"negative_prompt_embeds": GOOD, "max_sequence_length": 0}, ValueError, "max_sequence_length is 0; allowed"),
+        ({"negative_prompt_embeds": GOOD, "max_sequence_length": "long"}, ValueError, "max_sequence_length is 'long'"),
         ({"negative_prompt_embeds": []}, ValueError, "empty"),
         ({"negative_prompt_embeds": [torch.zeros(3, 17)]}, ValueError, "17 wide.*width 16"),
         ({"negative_prompt_embeds": [torch.zeros(1, 3, 16)]}, ValueError, r"shape \(1, 3, 16\)"),
@@ -57,7 +64,8 @@ GOOD = negatives(SPEC, 3)
         ({"negative_prompt_embeds": GOOD * 3}, ValueError, "3 negative prompts for a batch of 2"),
         ({"guidance": VSF(scale=(1.0, 2.0, 3.0)), "negative_prompt_embeds": GOOD}, ValueError, "3 values of scale"),
         ({"guidance": VSF(start=0.5), "negative_prompt_embeds": GOOD}, ValueError, "pipeline"),
-        ({"guidance": VSF(blocks=(9,)), "negative_prompt_embeds": GOOD}, ValueError, "blocks 0 to 2"),
+        ({"guidance": VSF(blocks=(9,)), "negative_prompt_embeds": GOOD}, ValueError, "names 9; .* 3 blocks, .*blocks 0 to 2"),
+        ({"guidance": VSF(start=(0.0, 0.5)), "negative_prompt_embeds": GOOD}, ValueError, "pipeline"),
         ({"guidance": "vsf", "negative_prompt_embeds": GOOD}, TypeError, "allowed: a method"),
         ({"guidance": NAG(), "negative_prompt_embeds": GOOD, "record": True}, ValueError, "not for NAG"),
     ],
@@ -98,3 +106,11 @@ def test_suppression_without_record() -> None:
         pass
     with pytest.raises(ValueError, match="no guided step ran"):
         guided.suppression()
+
+
+def test_a_batch_of_nothing() -> None:
+    model, call = SPEC.build(torch.float32), SPEC.inputs(1, 5, torch.float32)
+    nothing = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    refused = pytest.raises(ValueError, match="was called for no sample at all")
+    with refused, negative_guidance(model, VSF(), negative_prompt_embeds=GOOD):
+        run(model, nothing)

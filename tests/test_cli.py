@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusion3Img2ImgPipeline
 from PIL import Image
 
 from tiny import save_tiny
 from vsf import METHODS, knobs
 from vsf.cli import main
+from vsf.cli.common import block_text, given_knobs
 from vsf.demo import world
+from vsf.demo.settings import RECOMMENDED
 from vsf.draw import Request, draw, load_model
 from vsf.images import guidance_from, read_settings
 
@@ -103,6 +107,85 @@ def test_every_knob_of_every_method_is_an_option(method: str, tiny: Path) -> Non
     assert guidance == {"method": method, "blocks": None} | values
 
 
+@pytest.mark.parametrize("method", ["vsf", "nag", "nasa"])
+def test_blocks_are_numbers_and_ranges(method: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(tiny), "--method", method, "--scale", "3"]
+    pictures: dict[str, Any] = {}
+    for text, wanted in (("0", [0]), ("0-1", [0, 1]), (" 1 , 0 ", [0, 1]), ("1-1", [1]), ("all", None)):
+        assert main([*RED_BIKE, *model, "--blocks", text]) == 0
+        assert read_settings("vsf.png")["guidance"]["blocks"] == wanted
+        pictures[text] = pixels("vsf.png")
+    assert "blocks" in capsys.readouterr().out
+    assert np.array_equal(pictures["all"], pictures["0-1"]) and not np.array_equal(pictures["0"], pictures["1-1"])
+    again = draw(load_model(str(tiny)), Request("a red bike", "wheels", guidance_from(read_settings("vsf.png")), 3))
+    assert np.array_equal(np.asarray(again.guided[0]), pictures["all"])
+
+
+@pytest.mark.parametrize("text", ["0", "0-18", "0-18,24", "3,5,7-9"])
+def test_block_text_is_what_blocks_reads(text: str) -> None:
+    assert block_text(given_knobs("vsf", {"blocks": text})["blocks"]) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "stop"), [("--start 0.8", 0.8, 1.0), ("--start 0.5", 0.5, 0.75), ("--stop 0.5", 0.0, 0.5)]
+)
+def test_an_end_of_the_range_alone_goes_with_any_default(given: str, start: float, stop: float, tiny: Path) -> None:
+    """The demo's own range ends at 0.75; who asks for steps behind it gets them."""
+    assert RECOMMENDED.stop == 0.75
+    assert main([*RED_BIKE, "--model", str(tiny), *given.split()]) == 0
+    guidance = read_settings("vsf.png")["guidance"]
+    assert (guidance["start"], guidance["stop"]) == (start, stop)
+
+
+def test_a_range_without_steps_is_a_warning(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RED_BIKE, "--model", str(tiny), "--start", "0.5", "--stop", "0.5"]) == 0
+    err = capsys.readouterr().err
+    assert err == "warning: start 0.5 to stop 0.5 held none of the steps that ran, so nothing was guided there\n"
+
+
+def test_a_picture_to_start_from(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    StableDiffusion3Img2ImgPipeline(**load_model(str(tiny)).components).save_pretrained(tmp_path / "i2i")
+    Image.new("RGB", (32, 32), "red").save("red.png")
+    Image.new("RGB", (32, 32), "blue").save("blue.png")
+    folder = ["--model", str(tmp_path / "i2i"), "--scale", "3"]
+    capsys.readouterr()
+    drawn = []
+    for name in ("red.png", "blue.png"):
+        assert main([*RED_BIKE, *folder, "--image", name, "-o", f"from-{name}"]) == 0
+        assert read_settings(f"from-{name}")["extra"] == {"image": name}
+        drawn.append(pixels(f"from-{name}"))
+    assert capsys.readouterr().err == "" and not np.array_equal(*drawn)
+    fails(capsys, [*RED_BIKE, *folder, "--image", "red.png", "--mask", "red.png"], "takes no --mask")
+    fails(capsys, [*RED_BIKE, "--model", str(tiny), "--image", "red.png"], "StableDiffusion3Pipeline takes no --image")
+    fails(capsys, [*RED_BIKE, *folder, "--image", "green.png"], "cannot read the picture green.png: no such file")
+
+
+@pytest.mark.parametrize("where", ["guided", "plain"])
+def test_a_picture_of_nan_is_an_error_and_no_file(
+    where: str, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        pipe = load_model(*args, **kwargs)
+        decode = pipe.vae.decode
+
+        def decoded(*args: Any, **kwargs: Any) -> Any:
+            (picture,) = decode(*args, **kwargs)
+            picture[..., :3, :3] = float("nan")
+            return (picture,)
+
+        pipe.vae.decode = decoded
+        return pipe
+
+    monkeypatch.setattr("vsf.draw.load_model", broken)
+    negative = ["-N", "wheels"] if where == "guided" else []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fails(
+            capsys, ["generate", "a red bike", *negative, "--model", str(tiny), "--steps", "1", "--seed", "3"],
+            "the picture of seed 3 holds values that are not numbers (NaN)",
+        )  # fmt: skip
+
+
 def test_words_the_demo_model_does_not_know_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a red spaceship", "-N", "lasers", "--model", str(tiny), "--steps", "1"]) == 0
     err = capsys.readouterr().err
@@ -126,6 +209,15 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "start after stop": (["--start", "0.8", "--stop", "0.2"], "start (0.8) must not be greater than stop (0.2)"),
     "knob of another method": (["--tau", "3"], "method vsf has no setting --tau"),
     "layout": (["--layout", "papper"], "allowed: paper, upstream"),
+    "blocks are no numbers": (["--blocks", "1,x"], "--blocks is '1,x'; allowed: numbers and ranges such as 0-18,24"),
+    "block range backwards": (["--blocks", "4-1"], "the range 4-1 ends before it begins"),
+    "a block too many": (["--blocks", "0-1,7-8"], "blocks names 7, 8; SD3Transformer2DModel has 2 blocks"),
+    "blocks of CFG": (["--method", "cfg", "--blocks", "1"], "method cfg has no setting --blocks; it has --scale"),
+    "guidance scale is NaN": (["--guidance-scale", "nan"], "guidance_scale is nan; allowed: a number from 0 up"),
+    "guidance scale is negative": (["--guidance-scale", "-1"], "guidance_scale is -1"),
+    "size between": (["--size", "33"], "size is 33x33; StableDiffusion3Pipeline takes multiples of 8 pixels"),
+    "negative too long": (["--negative", "wheels " * 20], "is 20 tokens long, counted with special tokens"),
+    "picture for a model that takes none": (["--image", __file__], "it is no picture"),
     "no such option": (["--skale", "2"], "--skale"),
     "no such folder": (["--model", "/no/such/folder"], "no model folder /no/such/folder"),
     "not in the cache": (["--model", "nobody/nothing"], "--download"),
@@ -183,7 +275,29 @@ def test_missing_and_corrupt_models(tiny: Path, tmp_path: Path, capsys: pytest.C
             weights.write_bytes(b"\xff" * 4096)
         else:
             weights.unlink()
-        fails(capsys, [*RED_BIKE, "--model", str(folder)], f"the model in {folder} cannot be read")
+        why = "is not whole: transformer (SD3Transformer2DModel) has no weights" if damage == "gone" else "cannot be read"
+        fails(capsys, [*RED_BIKE, "--model", str(folder)], f"the model in {folder} {why}")
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [
+        ("tokenizer/tokenizer.json", "tokenizer (TokenizersBackend) has none of tokenizer.json, vocab.json"),
+        ("tokenizer_2/tokenizer_config.json", "tokenizer_2/tokenizer_config.json is missing"),
+        ("text_encoder/config.json", "text_encoder/config.json is missing"),
+        ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing"),
+        ("vae", "the folder vae (AutoencoderKL) is missing"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole(
+    gone: str, says: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "part"
+    shutil.copytree(tiny, folder)
+    shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
+    fails(capsys, [*RED_BIKE, "--model", str(folder)], f"the model in {folder} is not whole: {says}")
+    (folder / "model_index.json").write_text("{")
+    fails(capsys, [*RED_BIKE, "--model", str(folder)], "its model_index.json cannot be read")
 
 
 def test_the_prompt_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +393,8 @@ def test_demo_gate_and_eval_measure_and_write(
         (["eval", "--method", "cfg", "--scale", "nan"], "CFG.scale is nan"),
         (["eval", "--method", "naag"], "did you mean nag?"),
         (["show", "--model", "/no/such/folder"], "no model folder"),
-        (["train", "--recipe", "missing.toml"], "missing.toml"),
+        (["train", "--recipe", "missing.toml"], "cannot read the recipe missing.toml: no such file or directory"),
+        (["train", "--recipe", "/"], "cannot read the recipe /: is a directory"),
         (["render", "--out", "missing/world.png"], "cannot write"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

@@ -17,10 +17,10 @@ from torch import Tensor
 
 import tiny_pipelines as tiny
 import vsf.seam
-from composition import METHOD, SPECS, Make, close, dense, guided, holds, make, pipes
+from composition import METHOD, SPECS, Make, close, guided, holds, make, pipes
 from composition import adapters as ip
-from test_contract import error, negatives, run, run_guided
-from test_lifecycle import fingerprint
+from definition import dense
+from test_contract import error, fingerprint, negatives, run, run_guided
 from vsf import NAG, VSF, negative_guidance
 
 F32, F64 = torch.float32, torch.float64
@@ -65,7 +65,9 @@ def test_prompt_embeds(name: str) -> None:
     plain = pipes.draw(pipe)
     with torch.no_grad():
         if name == "sd3":
-            text = pipe.encode_prompt("a red bicycle", None, None, do_classifier_free_guidance=False, max_sequence_length=16)
+            text = pipe.encode_prompt(
+                "a red bicycle", None, None, do_classifier_free_guidance=False, max_sequence_length=16
+            )
             given = {"prompt_embeds": text[0], "pooled_prompt_embeds": text[2]}
         else:
             given = {"prompt_embeds": pipe.encode_prompt("a red bicycle", "cpu", 1, False)[0]}
@@ -185,7 +187,9 @@ def test_controlnet_sees_the_prompt_alone(name: str) -> None:
         out = draw()
     assert len(seen) == 2 * n and all(torch.equal(a, b) for a, b in zip(seen[:n], seen[n:], strict=True))
     # The first step's input is the same, so the control net's residuals are, bit for bit.
-    first, again = ([t for part in residuals[i] for t in (part if isinstance(part, (list, tuple)) else [part])] for i in (0, n))
+    first, again = (
+        [t for part in residuals[i] for t in (part if isinstance(part, (list, tuple)) else [part])] for i in (0, n)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     with dense(), negative_guidance(pipe, METHOD, "wheels, chain"):
         close(out, draw(), plain, 1e-3)
@@ -202,7 +206,10 @@ def _residuals(name: str, batch: int = 2) -> dict[str, Any]:
 
     if name == "flux":
         image = (16, 32)
-        return {"controlnet_block_samples": noise(image, image), "controlnet_single_block_samples": noise(image, image)}
+        return {
+            "controlnet_block_samples": noise(image, image),
+            "controlnet_single_block_samples": noise(image, image),
+        }
     if name == "sd3":
         return {"block_controlnet_hidden_states": noise((16, 32), (16, 32))}
     down = noise((16, 8, 8), (16, 8, 8), (16, 4, 4), (32, 4, 4))
@@ -321,7 +328,13 @@ def test_first_block_cache_is_used_and_does_not_outlive_its_guidance(name: str) 
             return _steps(model, name, *numbers)
 
     wanted = {n: steps(_with_cache(name), n, 0, 1) for n in (one, other)}
-    exact = [guided(SPECS[name].build(F64), lambda: make(name)() | {"hidden_states": make(name)()["hidden_states"] * 1.1}, [one])]
+    exact = [
+        guided(
+            SPECS[name].build(F64),
+            lambda: make(name)() | {"hidden_states": make(name)()["hidden_states"] * 1.1},
+            [one],
+        )
+    ]
     assert error(wanted[one][1], exact[0]) > 1e-6, "the cache was not used"
     with dense():
         for a, b, c in zip(steps(_with_cache(name), one, 0, 1), wanted[one], fresh, strict=True):
@@ -466,7 +479,9 @@ def test_a_mask_of_ours_is_never_given_to_the_users_kernel(monkeypatch: pytest.M
     kernel, registry = Recorder("bhs"), attention_dispatch._AttentionBackendRegistry
     member = attention_dispatch.AttentionBackendName("flash")
     monkeypatch.setitem(registry._backends, member, kernel)
-    monkeypatch.setitem(registry._supported_arg_names, member, {"query", "key", "value", "attn_mask", "scale", "return_lse"})
+    monkeypatch.setitem(
+        registry._supported_arg_names, member, {"query", "key", "value", "attn_mask", "scale", "return_lse"}
+    )
     model, call, given = SPECS["flux"].build(F32), make("flux", dtype=F32), negatives(SPECS["flux"], 3, 4)
     wanted = run_guided(model, call(), VSF(3.0, layout="upstream"), given)
     registry.set_active_backend(member)
@@ -526,7 +541,9 @@ def test_contexts_on_a_joint_and_a_cross_model_nest_in_any_order() -> None:
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
-def _refused(model: Any, call: Make, name: str, says: str, spoil: Callable[[], Any], restore: Callable[[], Any]) -> None:
+def _refused(
+    model: Any, call: Make, name: str, says: str, spoil: Callable[[], Any], restore: Callable[[], Any]
+) -> None:
     """Both when it is there before the context and when it comes inside; the model stays as it was."""
     given, plain = negatives(SPECS[name], 3), run(model, call())
     spoil()

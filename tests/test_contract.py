@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,10 @@ from torch import Tensor
 import definition
 import specs
 import vsf.guide
+import vsf.seam
 from specs import Spec
 from vsf import NAG, NASA, VSF, Guidance, NoGuidance, negative_guidance
+from vsf.arch import family_of
 from vsf.core.attention import Attended
 
 SPECS = specs.load()
@@ -27,7 +31,7 @@ METHODS: dict[str, Guidance] = {
 }
 
 
-F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,22 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
-def strength(method: Guidance) -> float:
-    scale = getattr(method, "scale", 1.0)
-    return 1.0 + (max(scale) if isinstance(scale, tuple) else scale)
+def fingerprint(model: Any) -> list[Any]:
+    """Everything a context could leave on a model."""
+    return [
+        (name, getattr(m, "processor", None), len(m._forward_pre_hooks), len(m._forward_hooks), sorted(vars(m)))
+        for name, m in model.named_modules()
+    ]
+
+
+def untouched(model: Any, before: list[Any]) -> bool:
+    """Whether nothing of a context is left, on the model or about it."""
+    return (
+        fingerprint(model) == before
+        and not vsf.seam.plans(id(model))
+        and id(model) not in vsf.seam.Install._live
+        and not any(type(m).__name__.startswith("Guided") for m in model.modules())
+    )
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -104,15 +121,14 @@ def test_equals_the_whole_model_definition(spec: Spec, name: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("name", [*METHODS, "vsf-upstream"])
-def test_equals_the_dense_definition(spec: Spec, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_the_dense_definition(spec: Spec, name: str) -> None:
     """The whole model with every guided attention replaced by the dense, masked, float64 softmax."""
     method = VSF(3.3, 0.2, "upstream") if name == "vsf-upstream" else METHODS[name]
     call, given = spec.inputs(2, 5, F64), negatives(spec, 3, 4)
     fast = run_guided(spec.build(F64), call, method, given)
     fast32 = run_guided(spec.build(F32), spec.inputs(2, 5, F32), method, given)
-    monkeypatch.setattr(vsf.guide, "joint_attention", definition.joint)
-    monkeypatch.setattr(vsf.guide, "cross_attention", definition.cross)
-    dense = run_guided(spec.build(F64), call, method, given)
+    with definition.dense():
+        dense = run_guided(spec.build(F64), call, method, given)
     plain = run(spec.build(F64), call)
     assert error(dense, plain) > 1e-4  # the method does something
     # Relative to what guidance changes, too: a model whose output hardly depends on its text cannot hide an error.
@@ -130,16 +146,24 @@ def test_swapping_the_branches_draws_the_negative_prompt(spec: Spec, n: int) -> 
     assert float((swapped - wanted).norm() / (plain - wanted).norm()) < 1e-6
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_bf16_stays_within_the_error_of_the_unguided_model(spec: Spec, name: str) -> None:
-    method, given = METHODS[name], negatives(spec, 3)
-    truth = run_guided(spec.build(F64), spec.inputs(1, 5, F64), method, given)
-    plain = run(spec.build(F64), spec.inputs(1, 5, F64))
-    model, call = spec.build(BF16), spec.inputs(1, 5, BF16)
-    low = run_guided(model, call, method, [given[0].bfloat16()])
-    assert low.dtype == run(model, call).dtype
-    # What bf16 costs the unguided model, amplified by at most the method's strength per attention.
-    assert error(low, truth) < 2 * strength(method) * error(run(model, call), plain) + 1e-2 * strength(method)
+@pytest.mark.parametrize(("name", "dtype"), [*((name, BF16) for name in METHODS), ("vsf", F16)])
+def test_low_precision_costs_no_more_than_the_precision(spec: Spec, name: str, dtype: torch.dtype) -> None:
+    """No further from the float64 definition than the same low-precision model whose guided attentions are the
+    float64 definition itself, on the same inputs: the fast path adds nothing to what the model's own layers round off.
+
+    Root mean squares over three negatives; measured: 0.94 to 1.13 of that error.
+    """
+    method, exact, model = METHODS[name], spec.build(F64), spec.build(dtype)
+    ours = slow = 0.0
+    for seed in (2, 3, 4):
+        (given,) = negatives(spec, 3, seed=seed)
+        low = run_guided(model, spec.inputs(1, 5, dtype), method, [given.to(dtype)])
+        assert low.dtype == run(model, spec.inputs(1, 5, dtype)).dtype
+        with definition.dense():
+            truth = run_guided(exact, spec.inputs(1, 5, F64), method, [given])
+            reference = run_guided(model, spec.inputs(1, 5, dtype), method, [given.to(dtype)])
+        ours, slow = ours + error(low, truth) ** 2, slow + error(reference, truth) ** 2
+    assert ours**0.5 < 1.3 * slow**0.5
 
 
 @pytest.mark.parametrize("method", [NAG(1.0), NAG(4.0, alpha=0.0), NASA(0.0), VSF(3.0, float("inf"))], ids=repr)
@@ -192,6 +216,76 @@ def test_no_negative_token_reaches_a_positive_row(spec: Spec, method: Guidance) 
     assert error(out, run(model, call)) < 1e-12
 
 
+@contextmanager
+def watched() -> Iterator[list[tuple[Tensor, ...]]]:
+    """Queries, keys, values and output of every guided attention, in the order of the calls."""
+    calls: list[tuple[Tensor, ...]] = []
+    fast = vsf.guide.joint_attention, vsf.guide.cross_attention
+
+    def watch(real: Any) -> Any:
+        def attention(frame: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            given = q.clone(), k.clone(), v.clone()
+            out = real(frame, q, k, v, *args, **kwargs)
+            calls.append((*given, out.clone()))
+            return out
+
+        return attention
+
+    vsf.guide.joint_attention, vsf.guide.cross_attention = (watch(f) for f in fast)
+    try:
+        yield calls
+    finally:
+        vsf.guide.joint_attention, vsf.guide.cross_attention = fast
+
+
+def changed(a: Tensor, b: Tensor) -> Tensor:
+    """Which rows of `[B, H, S, D]` differ at all, `[S]`."""
+    return (a != b).any(-1).any(1).any(0)
+
+
+@pytest.mark.parametrize("method", [VSF, NAG, NASA])
+def test_a_negative_token_reaches_the_image_and_no_positive_row(spec: Spec, method: type[Guidance]) -> None:
+    """Guidance on, block by block, another negative token: every image row changes, no positive row does.
+
+    Which rows belong to whom is found out, not believed: positive are those that change before the first block when the
+    prompt does, negative those that change with the negative. Beyond the guided block positive rows may change, because
+    they look at the image; so each block is the only guided one in turn, and what leaves it is read off the queries,
+    keys and values of the next.
+    """
+    model = spec.build(F64)
+    prompt, other_prompt = (torch.stack(negatives(spec, 5, seed=i)).double() for i in (7, 8))
+    negative = spec.padded(negatives(spec, 3)[0])
+    one = negative.clone()
+    one[1] += 1.0
+
+    def calls(embeds: Tensor, text: Tensor, **settings: Any) -> list[tuple[Tensor, ...]]:
+        with watched() as seen:
+            run_guided(model, spec.replace(spec.inputs(1, 5, F64), text), method(**settings), [embeds])
+        return seen
+
+    plain = calls(negative, prompt, blocks=())
+    keys = plain[0][1]
+    positive = changed(calls(negative, other_prompt, blocks=())[0][1], keys)
+    of_negative = changed(calls(spec.padded(negatives(spec, 3, seed=5)[0]), prompt, blocks=())[0][1], keys)
+    assert positive.any() and of_negative.any() and not (positive & of_negative).any()
+    if not spec.joint:  # no text among the queries, and the text is not updated
+        for (_, *before, old), (_, *after, new) in zip(calls(negative, prompt), calls(one, prompt), strict=True):
+            for a, b in zip(before, after, strict=True):
+                assert not changed(a, b)[positive].any() and changed(a, b)[of_negative].any()
+            assert changed(old, new).all()
+        return
+    image = ~(positive | of_negative)
+    for block in range(len(plain)):
+        before, after = calls(negative, prompt, blocks=(block,)), calls(one, prompt, blocks=(block,))
+        for i, (old, new) in enumerate(zip(before[: block + 2], after, strict=False)):
+            rows = [changed(a, b) for a, b in zip(old, new, strict=True)]
+            inside, out = torch.stack(rows[:3]), rows[3]
+            assert not inside[:, positive].any(), (block, i)
+            assert not (i <= block and out[positive].any()), (block, i)
+            assert bool(out[image].all()) if i == block else i > block or not out[image].any(), (block, i)
+            assert bool(inside[:, image].all()) if i > block else not inside[:, image].any(), (block, i)
+
+
 def test_blocks_and_record(spec: Spec) -> None:
     model, call = spec.build(F32), spec.inputs(2, 5, F32)
     plain = run(model, call)
@@ -203,18 +297,48 @@ def test_blocks_and_record(spec: Spec) -> None:
     assert w.shape[0] == 2 and float(w.min()) > 0 and float(w.max()) < 1
 
 
-def test_restored_after_an_exception(spec: Spec) -> None:
-    model, call = spec.build(F32), spec.inputs(2, 5, F32)
-    plain, processors = run(model, call), [m.processor for m in model.modules() if hasattr(m, "processor")]
-    for stop in (ValueError, KeyboardInterrupt):
-        handle = model.register_forward_hook(lambda *_, stop=stop: (_ for _ in ()).throw(stop()))
-        with pytest.raises(stop):
-            run_guided(model, call, VSF(), negatives(spec, 3))
-        handle.remove()
-        after = [m.processor for m in model.modules() if hasattr(m, "processor")]
-        assert len(after) == len(processors) and all(a is b for a, b in zip(after, processors, strict=True))
-        assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-        assert torch.equal(run(model, call), plain)
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["inside", "at the end"])
+def test_restored_after_an_exception_and_an_interrupt(spec: Spec, where: str, stop: type[BaseException]) -> None:
+    """Inside the last guided attention, and where the model is done; the next guided run knows nothing of it."""
+    model, given = spec.build(F32), negatives(spec, 3)
+    call = spec.inputs(2, 5, F32)
+    plain, wanted, before = run(model, call), run_guided(model, call, VSF(), given), fingerprint(model)
+    family: Any = family_of(model)
+    module = family.sites(model)[-1] if where == "inside" else model
+
+    def fail(*_: Any) -> None:
+        raise stop
+
+    handle = module.register_forward_hook(fail)
+    with pytest.raises(stop):
+        run_guided(model, call, VSF(), given)
+    handle.remove()
+    assert untouched(model, before)
+    assert torch.equal(run(model, call), plain) and torch.equal(run_guided(model, call, VSF(), given), wanted)
+
+
+def test_restored_when_nobody_holds_the_context_any_more(spec: Spec) -> None:
+    """A generator that draws inside a context and is collected half-way; a context that was entered and forgotten."""
+    model, call, given = spec.build(F32), spec.inputs(1, 5, F32), negatives(spec, 3)
+    plain, before = run(model, call), fingerprint(model)
+
+    def pictures() -> Iterator[Tensor]:
+        with negative_guidance(model, VSF(), negative_prompt_embeds=given):
+            while True:
+                yield run(model, call)
+
+    drawing = pictures()
+    assert not torch.equal(next(drawing), plain) and not untouched(model, before)
+    del drawing
+    gc.collect()
+    assert untouched(model, before)
+    forgotten: Any = negative_guidance(model, VSF(), negative_prompt_embeds=given)
+    forgotten.__enter__()
+    assert not torch.equal(run(model, call), plain)
+    del forgotten
+    gc.collect()
+    assert untouched(model, before) and torch.equal(run(model, call), plain)
 
 
 def test_upstream_layout_equals_the_whole_model_definition() -> None:
@@ -243,12 +367,3 @@ def test_positive_rows_of_a_guided_block_do_not_know_the_negative(method: Guidan
         (error(other, plain) > 1e-3) if getattr(method, "layout", "") == "upstream" else (error(other, plain) < 1e-12)
     )
     assert getattr(method, "layout", "") == "upstream" or error(first_one, plain) < 1e-12
-
-
-@pytest.mark.parametrize("name", ["sd3", "unet"])
-def test_fp16(name: str) -> None:
-    spec = SPECS[name]
-    given = negatives(spec, 3)
-    truth = run_guided(spec.build(F64), spec.inputs(1, 5, F64), VSF(), given)
-    low = run_guided(spec.build(torch.float16), spec.inputs(1, 5, torch.float16), VSF(), given)
-    assert low.dtype == torch.float16 and error(low, truth) < 1e-2

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.transformers import transformer_flux
 from torch import Tensor
 
 import specs
@@ -19,6 +21,7 @@ import vsf.guide
 import vsf.seam
 from test_contract import error, negatives, run
 from vsf import NAG, VSF, Guidance, load_demo_pipeline, negative_guidance
+from vsf.arch import find_models
 
 SPECS = specs.load()
 STRONG: list[Guidance] = [VSF(3.5), VSF(6.0, 0.0, normalize=1.0), VSF(3.0, layout="upstream"), NAG(4.0, 2.5, 0.5)]
@@ -183,7 +186,7 @@ def test_nothing_of_a_forward_pass_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("start", "stop", "guided"),
-    [(0, 1, 4), (0.9, 1, 1), (0, 0.1, 1), (0.5, 0.75, 1), (0.25, 0.75, 2), (0.3, 0.6, 2), (0.5, 0.5, 0)],
+    [(0, 1, 4), (0.9, 1, 1), (0, 0.1, 1), (0.5, 0.75, 1), (0.25, 0.75, 2), (0.3, 0.6, 2)],
 )
 def test_start_and_stop_name_steps(start: float, stop: float, guided: int) -> None:
     pipe = load_demo_pipeline()
@@ -202,3 +205,65 @@ def test_a_block_with_cross_attention_only_is_guided_too() -> None:
     given = negatives(SPECS["unet"], 3)
     assert error(guided_once(model, call, VSF(3.0, float("inf")), given[0]), run(model, call)) < 1e-6
     assert error(guided_once(model, call, VSF(3.0), given[0]), run(model, call)) > 1e-4
+
+
+# -- what was put in the place of a processor's globals ---------------------------------------------------------------
+
+
+def test_a_monkey_patch_made_after_a_guided_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS["flux"]
+    model, call = spec.build(torch.float32), spec.inputs(1, 5, torch.float32)
+    (negative,) = negatives(spec, 3)
+    before = guided_once(model, call, VSF(3.0), negative)
+    kinds = [type(a.processor) for a in guided_processors(model, negative)]
+    rotary = transformer_flux.apply_rotary_emb
+    with monkeypatch.context() as patch:
+        patch.setattr(transformer_flux, "apply_rotary_emb", lambda x, *_, **__: 0.5 * x)
+        patched = guided_once(model, call, VSF(3.0), negative)
+        fresh = spec.build(torch.float32)
+        assert torch.equal(patched, guided_once(fresh, call, VSF(3.0), negative)) and error(patched, before) > 1e-3
+    assert transformer_flux.apply_rotary_emb is rotary
+    assert torch.equal(guided_once(model, call, VSF(3.0), negative), before)
+    # The same classes as at first: a compiled graph would still be valid.
+    assert kinds == [type(a.processor) for a in guided_processors(model, negative)]
+
+
+def guided_processors(model: Any, negative: Tensor) -> list[Any]:
+    with negative_guidance(model, VSF(3.0), negative_prompt_embeds=[negative]):
+        return [m for m in model.modules() if type(getattr(m, "processor", None)).__name__.startswith("Guided")]
+
+
+@pytest.mark.parametrize(("name", "owner"), [("sd3", F), ("unet", F), ("flux", transformer_flux), ("flux", F)])
+def test_an_attention_function_that_somebody_put_in_place_is_used(
+    name: str, owner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SPECS[name]
+    model, call = spec.build(torch.float64), spec.inputs(1, 5, torch.float64)
+    (negative,) = negatives(spec, 3)
+    wanted = guided_once(model, call, VSF(3.0), negative)
+    function = "scaled_dot_product_attention" if owner is F else "dispatch_attention_fn"
+    real, calls = getattr(owner, function), []
+
+    def theirs(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(kwargs)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, function, theirs)
+    got = guided_once(model, call, VSF(3.0), negative)
+    assert error(got, wanted) < 1e-12 and len(calls) >= len(find_models(model)[0][1].sites(model))
+
+
+def test_copies_of_a_model_in_other_threads_are_refused() -> None:
+    spec = SPECS["sd3"]
+    model = torch.nn.DataParallel(spec.build(torch.float32))
+    compiled = torch.compile(model, backend="eager")
+    before = fingerprint(model)
+    for wrapped in (model, compiled):
+        with (
+            pytest.raises(
+                ValueError, match=r"SD3Transformer2DModel is wrapped in torch.nn.DataParallel.*use one process"
+            ),
+            negative_guidance(wrapped, VSF(), negative_prompt_embeds=negatives(spec, 3)),
+        ):
+            pass
+    assert fingerprint(model) == before

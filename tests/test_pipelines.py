@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import (
     DiffusionPipeline,
     FluxPipeline,
@@ -20,6 +21,7 @@ from torch import Tensor
 
 import tiny_pipelines as parts
 import vsf
+from composition import pipes as composed
 from pipelines import test_qwen_image as qwen
 from pipelines.test_wan import stock as wan
 from specs import flux, qwen_image
@@ -219,6 +221,10 @@ def test_bad_calls(sd3: Case) -> None:
         sd3.draw(pipe, negative_prompt="wheels", negative_prompt_embeds=torch.zeros(2, 16))
     with pytest.raises(TypeError, match="unexpected"):
         sd3.draw(pipe, colour="red")
+    with pytest.raises(ValueError, match="prompt is an empty list"):
+        sd3.draw(pipe, prompt=[], negative_prompt="wheels")
+    with pytest.raises(ValueError, match="scale is nan"):  # also where there is nothing to guide
+        sd3.draw(pipe, scale=float("nan"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -265,3 +271,152 @@ def test_weights_need_a_method_that_has_them(flux_case: Case, method: Any, text:
         pass
     with negative_guidance(pipe, method, r"wheels\:2"):
         pass
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Negatives that are longer than the text encoders take
+
+
+def words(n: int) -> str:
+    return " ".join(["wheels"] * n)
+
+
+def tiny_unet() -> Any:
+    return composed.make("unet")
+
+
+def tiny_sd3() -> Any:
+    return composed.make("sd3")
+
+
+#: A pipeline, words that fit, words that do not, what is counted and how much fits, and the length asked for.
+#: SD3: CLIP cuts at 77 what T5 takes whole, as it does with prompts. Flux: what CLIP cuts is pooled only.
+TOO_LONG: dict[str, tuple[Any, int, int, str, int | None]] = {
+    "sd": (tiny_unet, 75, 76, "78 tokens.*StableDiffusionPipeline takes 77", None),
+    "sd3": (tiny_sd3, 255, 256, "257 tokens.*StableDiffusion3Pipeline takes 256", None),
+    "sd3-short": (tiny_sd3, 75, 76, "78 tokens.*takes 77", 16),
+    "flux": ("flux", 511, 512, "513 tokens.*FluxPipeline takes 512", None),
+    "flux-short": ("flux", 15, 16, "17 tokens.*FluxPipeline takes 16", 16),
+    "wan": ("wan", 511, 512, "513 tokens.*WanPipeline takes 512", None),
+    # 34 tokens of template in front, 5 behind; cut by the tokenizer, or (a shorter length) behind the encoder
+    "qwen": ("qwen", 1019, 1020, "1059 tokens.*QwenImagePipeline takes 1058", None),
+    "qwen-short": ("qwen", 11, 12, "17 tokens.*QwenImagePipeline takes 16", 16),
+}
+
+
+@pytest.mark.parametrize("name", list(TOO_LONG))
+def test_a_negative_that_would_be_cut_is_refused(name: str, folders: dict[str, Path]) -> None:
+    build, fits, cut, says, length = TOO_LONG[name]
+    pipe: Any = make(build, folders).load(stock=True) if isinstance(build, str) else build()
+    before = dict(vars(pipe))
+    for method in (VSF(), NAG()):
+        with negative_guidance(pipe, method, words(fits), max_sequence_length=length):
+            pass
+        refused = pytest.raises(ValueError, match=rf"'wheels wheels.*\.\.\.' is {says}")
+        with refused, negative_guidance(pipe, method, ["wheels", words(cut)], max_sequence_length=length):
+            pass
+    with negative_guidance(pipe, VSF(), f"{words(fits)}:1, {words(fits)}:1", max_sequence_length=length):
+        pass  # each item is encoded on its own
+    assert all(vars(pipe)[k] is v for k, v in before.items()) and not any(
+        m._forward_pre_hooks for m in composed.model_of(pipe).modules()
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Offloading of the whole pipeline, text encoders included
+
+
+def offload_whole(pipe: Any) -> None:
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def offload_layers(pipe: Any) -> None:
+    """What `enable_sequential_cpu_offload` does; itself it asks for a device with a number, which a CPU has not."""
+    for model in pipe.components.values():
+        if isinstance(model, torch.nn.Module):
+            cpu_offload(model, torch.device("cpu"), offload_buffers=len(model._parameters) > 0)
+
+
+@pytest.mark.parametrize("offload", [offload_whole, offload_layers])
+@pytest.mark.parametrize("name", ["sd3", "wan", "flux"])
+def test_an_offloaded_pipeline_encodes_and_draws_the_same(name: str, offload: Any, folders: dict[str, Path]) -> None:
+    case = make(name, folders)
+    negatives: list[Any] = [case.words[1], f"{case.words[1]}:2, cards"]
+    methods = [VSF(3.0, 0.2), NAG(4.0)]
+    pairs = [(m, n) for m in methods for n in negatives if ":" not in n or isinstance(m, VSF)]
+    stock = case.load(stock=True)
+    plain, wanted = case.draw(stock, **case.off), []
+    for method, negative in pairs:
+        with negative_guidance(stock, method, negative, max_sequence_length=16):
+            wanted.append(case.draw(stock, **case.off))
+    pipe = case.load(stock=True)
+    offload(pipe)
+    hooks = [getattr(m, "_hf_hook", None) for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
+    assert any(hooks)
+    for (method, negative), truth in zip(pairs, wanted, strict=True):
+        with negative_guidance(pipe, method, negative, max_sequence_length=16):
+            assert torch.equal(case.draw(pipe, **case.off), truth)
+    assert torch.equal(case.draw(pipe, **case.off), plain)
+    after = [getattr(m, "_hf_hook", None) for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
+    assert [type(a) for a in after] == [type(b) for b in hooks]  # offloading whole models renews them after each run
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_a_published_pipeline_is_offloaded_like_any_other(name: str, folders: dict[str, Path]) -> None:
+    case = make(name, folders)
+    wanted = case.draw(case.load(), negative_prompt=case.words[1])
+    for offload in (offload_whole, offload_layers):
+        pipe = case.load()
+        offload(pipe)
+        assert torch.equal(case.draw(pipe, negative_prompt=case.words[1]), wanted)
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan"])
+def test_ranges_and_knobs_per_sample_through_the_published_call(name: str, folders: dict[str, Path]) -> None:
+    case = make(name, folders)
+    pipe = case.load()
+
+    def noise(*numbers: int) -> dict[str, Any]:
+        return {"generator": [torch.Generator().manual_seed(n) for n in numbers]}
+
+    both = case.draw(
+        pipe, prompt=[case.words[0]] * 2, negative_prompt=case.words[1], scale=(3.0, 6.0), start=(0.0, 0.5),
+        stop=(0.5, 1.0), normalize=(0.9, 1.1), **noise(1, 2),
+    )  # fmt: skip
+    own: list[dict[str, Any]] = [
+        {"scale": 3.0, "stop": 0.5, "normalize": 0.9}, {"scale": 6.0, "start": 0.5, "normalize": 1.1}
+    ]  # fmt: skip
+    for i, knobs in enumerate(own):
+        alone = case.draw(pipe, negative_prompt=case.words[1], **knobs, **noise(i + 1))
+        plain = case.draw(pipe, **noise(i + 1))
+        assert error(alone, plain) > 1e-4
+        assert error(both[i : i + 1], alone) < 1e-2 * error(alone, plain)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is said where a negative would do nothing, and how CFG takes one
+
+
+@pytest.mark.parametrize("name", ["sd3", "wan", "flux"])
+def test_a_negative_in_the_call_is_not_ignored(name: str, folders: dict[str, Path]) -> None:
+    case = make(name, folders)
+    pipe = case.load(stock=True)
+    refused = pytest.raises(ValueError, match="negative_prompt='wheels'.* give it to negative_guidance instead")
+    with refused, negative_guidance(pipe, VSF(), case.words[1]):
+        case.draw(pipe, negative_prompt="wheels", **case.off)
+    with negative_guidance(pipe, VSF(), case.words[1]):
+        wanted = case.draw(pipe, **case.off)
+        assert torch.equal(case.draw(pipe, negative_prompt="", **case.off), wanted)
+
+
+@pytest.mark.parametrize("build", [tiny_unet, tiny_sd3])
+def test_cfg_takes_one_negative_for_all_prompts(build: Any) -> None:
+    pipe, seeds = build(), (1, 2)
+    prompts = ["a red bicycle", "a blue cup"]
+    wanted = composed.draw(pipe, prompts, seeds, guidance_scale=3.0, negative_prompt=["wheels"] * 2)
+    single = composed.draw(pipe, guidance_scale=3.0, negative_prompt="wheels")
+    for negative in ("wheels", ["wheels"], ["wheels", "wheels"]):
+        with negative_guidance(pipe, CFG(3.0), negative):
+            assert torch.equal(composed.draw(pipe, prompts, seeds), wanted)
+            if len(negative) != 2:
+                assert torch.equal(composed.draw(pipe), single)

@@ -71,7 +71,9 @@ def test_a_preset_fits_its_pipeline(preset: Preset) -> None:
     assert any(name in str(model.annotation) for name in supported())
     if preset.guidance_scale > 1:  # an embedded guidance, not classifier-free: nothing is refused
         assert "embedded" in preset.source["guidance_scale"]
-        assert preset.pipeline.startswith(("Flux", "SanaSprint"))
+        assert preset.pipeline.startswith(("Flux", "HunyuanVideo", "SanaSprint"))
+    if preset.needs_image:
+        assert "image" in accepted
     assert preset.guidance().settings()["scale"] == preset.scale
     if preset.scheduler is not None:
         kind = getattr(diffusers, preset.scheduler.name)
@@ -142,7 +144,7 @@ def test_one_model_shows_its_sources(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["models", "qwen-image-lightning"]) == 0
     out = capsys.readouterr().out
     assert "8steps-V1.0.safetensors" in out and "not measured" in out and "model card" in out
-    assert main(["models", "sd3.5-turbo"]) == 2
+    assert main(["models", "sd3.5-large-tubro"]) == 2
     assert "did you mean sd3.5-large-turbo?" in capsys.readouterr().err
 
 
@@ -199,7 +201,9 @@ def test_a_video_model_writes_a_gif(video: Path) -> None:
     [
         (["--model", "demo", "--model-path", "."], "--model-path goes with a preset"),
         (["--model", "demo", "--no-lora"], "--no-lora goes with a preset"),
-        (["--model", "flux-kontext"], "edits a picture"),
+        (["--model", "flux-kontext"], "flux-kontext starts from a picture; give it with --image FILE"),
+        (["--model", "flux-kontext", "--image", "none.png"], "cannot read the picture none.png: no such file"),
+        (["--model", "flux-kontext", "--image", __file__], "it is no picture"),
         (["--model", "sd3.5-large-turbo", "--model-path", "nowhere"], "is no folder"),
         (["--model", "sd3.5-large-turbo"], "--download"),
         (["--model", "wan2.1-1.3b-causvid", "-o", "x.png"], "must end with .gif or .mp4"),

@@ -153,3 +153,91 @@ def test_bounds_cut_the_interval_and_nothing_else():
     x, c = [1.0, 1.0, 1.0, 0.5], [0, 1, 2, 3]
     free, cut = stats.cluster_mean(x, c), stats.cluster_mean(x, c, bounds=(0.0, 1.0))
     assert free.high > 1 and cut.high == 1 and (cut.mean, cut.low) == (free.mean, free.low)
+
+
+# -- agreement ------------------------------------------------------------------------------------------------------
+
+
+def raters(rng, g=40, k=3, error=0.2):
+    truth, c = clustered(rng, g, k)
+    flip = lambda: np.where(rng.random(truth.size) < error, 1 - truth, truth)  # noqa: E731
+    return flip(), flip(), c
+
+
+def test_kappa_and_its_error_match_statsmodels_for_independent_items():
+    sm = pytest.importorskip("statsmodels.stats.inter_rater")
+    rng = np.random.default_rng(11)
+    a, b = rng.integers(0, 3, 80), rng.integers(0, 3, 80)
+    b = np.where(rng.random(80) < 0.5, a, b)
+    theirs = sm.cohens_kappa([[np.sum((a == i) & (b == j)) for j in range(3)] for i in range(3)])
+    ours = stats.cohen_kappa(a, b, np.arange(80))
+    assert ours.mean == pytest.approx(theirs.kappa)
+    # G/(G-1) in ours; a t quantile on 79 degrees of freedom against a normal one.
+    t = pytest.importorskip("scipy.stats").t.ppf(0.975, 79)
+    assert (ours.high - ours.low) / 2 == pytest.approx(t * theirs.std_kappa * np.sqrt(80 / 79))
+
+
+def test_kappa_of_copies_adds_no_precision_and_answers_need_not_be_numbers():
+    a, b, _ = raters(np.random.default_rng(12), g=60, k=1)
+    one = stats.cohen_kappa(a, b, np.arange(60))
+    many = stats.cohen_kappa(np.repeat(a, 5), np.repeat(b, 5), np.repeat(np.arange(60), 5))
+    words = stats.cohen_kappa(np.where(a, "yes", "no"), np.where(b, "yes", "no"), np.arange(60))
+    assert (one.low, one.high) == pytest.approx((many.low, many.high))
+    assert (one.mean, one.low) == pytest.approx((words.mean, words.low))
+
+
+def test_kappa_intervals_cover_what_they_promise_in_clusters():
+    rng = np.random.default_rng(13)
+    # Rates are Beta(1.5, 1): P(1) = .6. Errors of .2 each: agreement .68, margins .56.
+    truth, hits = (0.68 - (0.56**2 + 0.44**2)) / (1 - (0.56**2 + 0.44**2)), 0
+    for _ in range(400):
+        i = stats.cohen_kappa(*raters(rng))
+        hits += i.low <= truth <= i.high
+    assert 0.915 <= hits / 400 <= 0.985
+
+
+def test_full_agreement_on_few_items_is_not_proof_and_one_answer_is_undefined():
+    a = np.array([0, 1, 1, 0, 1, 0])
+    few, more = (
+        stats.cohen_kappa(a, a, np.arange(6)),
+        stats.cohen_kappa(np.tile(a, 20), np.tile(a, 20), np.arange(120)),
+    )
+    assert few.mean == more.mean == few.high == 1.0 and few.low < 0.4 < 0.9 < more.low
+    with pytest.raises(ValueError, match="undefined"):
+        stats.cohen_kappa([1, 1], [1, 1], [0, 1])
+    with pytest.raises(ValueError):
+        stats.cohen_kappa([1, 1], [1], [0, 1])
+
+
+# -- trade-offs -----------------------------------------------------------------------------------------------------
+
+
+def test_pareto_front_is_what_no_point_beats():
+    x = np.random.default_rng(14).integers(0, 6, size=(40, 2)).astype(float)
+    front = stats.pareto_front(x)
+    beaten = [any((q >= p).all() and (q > p).any() for q in x) for p in x]
+    assert sorted(front) == [i for i in range(40) if not beaten[i]]
+    assert (np.diff(x[front, 0]) >= 0).all()
+    assert stats.pareto_front([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]).tolist() == [1, 2, 0]
+
+
+def test_tradeoff_area_by_hand():
+    # Steps: .2 x .9, then from .2 to .5 at .8, then from .5 to .7 at .5; (.4, .3) is beaten and adds nothing.
+    x, y = [0.2, 0.5, 0.7, 0.4], [0.9, 0.8, 0.5, 0.3]
+    assert stats.tradeoff_area(x, y) == pytest.approx(0.2 * 0.9 + 0.3 * 0.8 + 0.2 * 0.5)
+    # Between .5 and 1 on both axes only (.5, .8) and (.7, .5) reach in, with no area; (.7, .6) has one.
+    assert stats.tradeoff_area(x, y, (0.5, 0.5), (1.0, 1.0)) == 0.0
+    assert stats.tradeoff_area([0.7], [0.6], (0.5, 0.5), (1.0, 1.0)) == pytest.approx(0.2 * 0.1 / 0.25)
+    assert stats.tradeoff_area([1.0, 0.3], [1.0, 2.0]) == 1.0
+    assert stats.tradeoff_area([], []) == 0.0
+
+
+def test_tradeoff_area_is_the_share_of_the_box_that_is_beaten():
+    rng = np.random.default_rng(15)
+    x, y = rng.random(7), rng.random(7)
+    probe = rng.random((200_000, 2))
+    share = ((probe[:, None, 0] <= x) & (probe[:, None, 1] <= y)).any(1).mean()
+    assert stats.tradeoff_area(x, y) == pytest.approx(share, abs=0.004)
+    assert stats.tradeoff_area([*x, 0.5], [*y, 0.5]) >= stats.tradeoff_area(x, y)
+    with pytest.raises(ValueError):
+        stats.tradeoff_area(x, y, (1.0, 0.0), (0.0, 1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,13 +11,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from PIL import Image, ImageSequence
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from test_contract import Swap, error
-from vsf import NAG, VSF, negative_guidance
+from test_contract import Swap, error, fingerprint, untouched
+from vsf import NAG, VSF, Guidance, negative_guidance
 from vsf.arch import find_models
+from vsf.cli import main
+from vsf.draw import load_model
 
 #: Words, single marks and newlines are one token each; so Qwen-Image's template is 34 tokens up to the prompt, as it
 #: is with the real tokenizer.
@@ -81,25 +86,70 @@ def scheduler(**config: Any) -> FlowMatchEulerDiscreteScheduler:
 
 
 def saved(pipe: Any, folder: Path) -> Any:
-    """The pipeline as it comes back from disk."""
+    """The pipeline as `--model FOLDER` loads it."""
     pipe.save_pretrained(folder)
-    again = type(pipe).from_pretrained(folder)
+    again = load_model(str(folder), "cpu", torch.float32)
+    assert type(again) is type(pipe)
     again.set_progress_bar_config(disable=True)
     return again
 
 
-class PipelineContract:
-    """Inherit and give a `pipe` fixture (module scope)."""
+def noisy(net: Any, std: float = 0.3) -> Any:
+    """A net that has learnt something: what is zero in the beginning (a control net's outlets) is not zero."""
+    g = torch.Generator().manual_seed(3)
+    for parameter in net.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=std, generator=g)
+    return net.eval().requires_grad_(False)
 
-    #: What every call is given, and what turns real classifier-free guidance on.
+
+def picture(size: int = 16) -> Tensor:
+    """A picture to start from, `[1, 3, size, size]`."""
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def left_half(size: int = 16) -> Tensor:
+    """A mask for inpainting, `[1, 1, size, size]`."""
+    return (torch.arange(size) < size // 2).float().expand(1, 1, size, size)
+
+
+def beside_the_controlnet(stock_negative: Any) -> Any:
+    """`stock_negative` where the control net goes on seeing the prompt, as it does in a guided run."""
+
+    def draw(self: Any, pipe: Any, text: str) -> Tensor:
+        seen: list[Tensor] = []
+
+        def keep(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            seen.append(kwargs["encoder_hidden_states"])
+
+        def put(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            return args, kwargs | {"encoder_hidden_states": seen[0]}
+
+        for hook, act in ((keep, lambda: self.draw(pipe)), (put, lambda: stock_negative(self, pipe, text))):
+            handle = pipe.controlnet.register_forward_pre_hook(hook, with_kwargs=True)
+            try:
+                out = act()
+            finally:
+                handle.remove()
+        return out
+
+    return draw
+
+
+def pixels(path: Any) -> list[Image.Image]:
+    """The frames of a picture file."""
+    with Image.open(path) as image:
+        return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+
+
+class ShortContract:
+    """What every guided pipeline fulfils. Inherit and give a `pipe` fixture (class scope)."""
+
+    #: What every call is given.
     call: ClassVar[dict[str, Any]] = {}
-    cfg: ClassVar[dict[str, Any]] = {"guidance_scale": 4.0}
-    #: Tokens of "wheels, chain" without pads.
-    tokens: ClassVar[int]
     #: `max_sequence_length` given to the pipeline and to the guidance.
     limit: ClassVar[int | None] = 16
-    #: Rows and columns of image tokens.
-    grid: ClassVar[tuple[int, int]] = (8, 8)
+    methods: ClassVar[list[Guidance]] = [VSF(3.0), VSF(3.0, layout="upstream"), NAG(4.0)]
 
     def draw(self, pipe: Any, prompt: Any = "a red bicycle", seeds: tuple[int, ...] = (0,), **kwargs: Any) -> Tensor:
         generators = [torch.Generator().manual_seed(s) for s in seeds]
@@ -116,23 +166,44 @@ class PipelineContract:
 
     def test_guides_and_restores(self, pipe: Any) -> None:
         plain = self.draw(pipe)
-        for method in (VSF(3.0), VSF(3.0, layout="upstream"), NAG(4.0)):
+        marks = [(model, fingerprint(model)) for model, _ in find_models(pipe)]
+        for method in self.methods:
             with negative_guidance(pipe, method, "wheels, chain", max_sequence_length=self.limit):
                 guided = self.draw(pipe)
             assert bool(guided.isfinite().all()) and error(guided, plain) > 1e-4
         assert torch.equal(self.draw(pipe), plain)
-
-    def test_maps_where_the_negative_acts(self, pipe: Any) -> None:
-        with negative_guidance(pipe, VSF(3.0), "wheels, chain", record=True) as guided:
-            self.draw(pipe)
-        suppression = guided.suppression()
-        assert suppression.steps == [0, 1] and suppression.map().shape == (1, *self.grid)
+        assert all(untouched(model, before) for model, before in marks)
 
     @pytest.mark.parametrize("negative", [None, "", " "])
     def test_empty_negative_is_bit_equal(self, pipe: Any, negative: str | None) -> None:
         plain = self.draw(pipe)
         with negative_guidance(pipe, VSF(3.0), [negative]):
             assert torch.equal(self.draw(pipe), plain)
+
+    def test_swapping_the_branches_draws_the_negative_prompt(self, pipe: Any) -> None:
+        wanted = self.stock_negative(pipe, "wheels, chain")
+        with negative_guidance(pipe, Swap(), "wheels, chain", max_sequence_length=self.limit):
+            swapped = self.draw(pipe)
+        assert error(swapped, wanted) < 1e-3 * error(self.draw(pipe), wanted)
+
+
+class PipelineContract(ShortContract):
+    """And what can be tried only where a prompt alone is drawn from."""
+
+    #: What turns real classifier-free guidance on.
+    cfg: ClassVar[dict[str, Any]] = {"guidance_scale": 4.0}
+    #: Tokens of "wheels, chain" without pads.
+    tokens: ClassVar[int]
+    #: Rows and columns of image tokens.
+    grid: ClassVar[tuple[int, int]] = (8, 8)
+    #: Options for `vsf generate`; None: the pipeline needs arguments that it cannot give.
+    cli: ClassVar[list[str] | None] = ["--size", "16"]
+
+    def test_maps_where_the_negative_acts(self, pipe: Any) -> None:
+        with negative_guidance(pipe, VSF(3.0), "wheels, chain", record=True) as guided:
+            self.draw(pipe)
+        suppression = guided.suppression()
+        assert suppression.steps == [0, 1] and suppression.map().shape == (1, *self.grid)
 
     def test_batch_with_different_negatives(self, pipe: Any) -> None:
         prompts, seeds = ["a red bicycle", "a blue cup on the table"], (1, 2, 3, 4)
@@ -148,17 +219,11 @@ class PipelineContract:
         assert error(together[:2], other[:2]) < 1e-5  # does not depend on its neighbour's negative
         assert error(other[2:], plain[2:]) > 1e-4 and error(together[:2], plain[:2]) > 1e-4
 
-    def test_swapping_the_branches_draws_the_negative_prompt(self, pipe: Any) -> None:
-        wanted = self.stock_negative(pipe, "wheels, chain")
-        with negative_guidance(pipe, Swap(), "wheels, chain", max_sequence_length=self.limit):
-            swapped = self.draw(pipe)
-        assert error(swapped, wanted) < 1e-3 * error(self.draw(pipe), wanted)
-
     def test_unpadded_negative_is_its_real_tokens(self, pipe: Any) -> None:
         family = find_models(pipe)[0][1]
         with torch.no_grad():
             short = family.encode(pipe, "wheels, chain", False, None)
-            wanted = (self.tokens, family.width(pipe.transformer))
+            wanted = (self.tokens, family.width(find_models(pipe)[0][0]))
             assert tuple(short.shape) == wanted, (tuple(short.shape), wanted)
             assert error(short, family.encode(pipe, "wheels, chain", False, 64)) < 1e-6
             assert family.encode(pipe, "wheels, chain", True, self.limit).shape[0] >= self.tokens
@@ -166,8 +231,22 @@ class PipelineContract:
     def test_own_guidance_of_the_pipeline_is_refused(self, pipe: Any) -> None:
         if not self.cfg:
             return
-        before = [m.processor for m in pipe.transformer.modules() if hasattr(m, "processor")]
+        model = find_models(pipe)[0][0]
+        before = fingerprint(model)
         with pytest.raises(ValueError, match="classifier-free"), negative_guidance(pipe, VSF(), "wheels"):
             self.draw(pipe, **self.cfg)
-        after = [m.processor for m in pipe.transformer.modules() if hasattr(m, "processor")]
-        assert all(a is b for a, b in zip(after, before, strict=True))
+        assert untouched(model, before)
+
+    def test_the_command_line_draws_from_its_folder(self, pipe: Any, tmp_path: Path) -> None:
+        if self.cli is None:
+            return
+        out = tmp_path / (
+            "vsf.gif" if "num_frames" in inspect.signature(type(pipe).__call__).parameters else "vsf.png"
+        )
+        call = ["generate", "a red bicycle", "-N", "wheels", "--model", pipe.config._name_or_path, "--steps", "2"]
+        assert main([*call, "--device", "cpu", "--scale", "8", "-o", str(out), *self.cli]) == 0
+        guided = out.read_bytes()
+        assert main([*call, "--device", "cpu", "--method", "none", "-o", str(out), *self.cli]) == 0
+        ours, plain = pixels(io.BytesIO(guided)), pixels(out)
+        assert [p.size for p in ours] == [p.size for p in plain]
+        assert any(a.tobytes() != b.tobytes() for a, b in zip(ours, plain, strict=True))

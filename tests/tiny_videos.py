@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ import tiny_pipelines as tiny
 from vsf import VSF, negative_guidance
 
 
-class VideoContract(tiny.PipelineContract):
+class ShortVideoContract(tiny.ShortContract):
     def draw(self, pipe: Any, prompt: Any = "a red bicycle", seeds: tuple[int, ...] = (0,), **kwargs: Any) -> Tensor:
         if "num_images_per_prompt" in kwargs:
             kwargs["num_videos_per_prompt"] = kwargs.pop("num_images_per_prompt")
@@ -23,6 +23,10 @@ class VideoContract(tiny.PipelineContract):
         if self.limit is not None:
             given["max_sequence_length"] = self.limit
         return pipe(**given | self.call | kwargs).frames
+
+
+class VideoContract(ShortVideoContract, tiny.PipelineContract):
+    cli: ClassVar[list[str] | None] = ["--size", "32", "--frames", "5"]
 
     def test_maps_where_the_negative_acts(self, pipe: Any) -> None:
         with negative_guidance(pipe, VSF(3.0), "wheels, chain", record=True) as guided:

@@ -29,12 +29,23 @@ def _class(cls: type) -> type:
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind_partial(self, *args, **kwargs)
-        bound.arguments.update(current_plan(id(self)) or {})
+        given = dict(current_plan(id(self)) or {})
+        if given:
+            given["negative_prompt"] = _like(bound.arguments.get("prompt"), given["negative_prompt"])
+        bound.arguments.update(given)
         return stock(*bound.args, **bound.kwargs)
 
     return type(
         cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     )
+
+
+def _like(prompt: Any, negative: Any) -> Any:
+    """The negative for all prompts in the form of the prompts: some pipelines want both as text or both as lists."""
+    one = negative if isinstance(negative, str) else negative[0] if len(negative) == 1 else None
+    if one is None:
+        return negative
+    return [one] * len(prompt) if isinstance(prompt, list) else one
 
 
 @contextmanager

@@ -6,6 +6,9 @@ Shared by the command line, the demo and the page; prints nothing.
 from __future__ import annotations
 
 import inspect
+import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +57,8 @@ class Request:
                 raise ValueError(f"{name} is {value!r}; allowed: a whole number from {low} to {high}")
         if self.size is not None and not all(isinstance(s, int) and 8 <= s <= 8192 for s in self.size):
             raise ValueError(f"size is {self.size[0]}x{self.size[1]}; allowed: 8 to 8192 pixels a side")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; allowed: a number from 0 up")
 
     @property
     def guided(self) -> bool:
@@ -74,12 +79,17 @@ class Drawn:
 
 
 def load_model(
-    model: str = DEMO, device: str | None = None, dtype: torch.dtype | None = None, download: bool = False
+    model: str = DEMO,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    download: bool = False,
+    revision: str | None = None,
 ) -> Any:
     """A diffusers pipeline: the embedded model ("demo"), a folder, or an id.
 
     `device` None takes CUDA where it is there; `dtype` None takes bfloat16 on CUDA, float32 elsewhere and for the demo
-    model. An id is looked up in the local cache, and on the network only if `download`. Safetensors weights only.
+    model. An id is looked up in the local cache, and on the network only if `download`; `revision` is a branch, tag or
+    commit of it. Safetensors weights only.
 
     Raises:
         ModelError: the model is missing or cannot be read, or the device is not there.
@@ -102,6 +112,8 @@ def load_model(
     is_folder = folder.is_dir()
     if is_folder and not (folder / "model_index.json").is_file():
         raise ModelError(f"the folder {model} holds no model_index.json, so it is no diffusers pipeline")
+    if is_folder and (lacks := _lacks(folder)):
+        raise ModelError(f"the model in {model} is not whole: {lacks}")
     if not is_folder and (folder.is_absolute() or model.count("/") != 1 or model.startswith((".", "~"))):
         raise ModelError(f"no model folder {model}; give a folder, an id such as owner/name, or {DEMO!r}")
     from diffusers import DiffusionPipeline
@@ -110,7 +122,11 @@ def load_model(
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            model, dtype=dtype, local_files_only=is_folder or not download, use_safetensors=True
+            model,
+            dtype=dtype,
+            local_files_only=is_folder or not download,
+            use_safetensors=True,
+            **({} if revision is None else {"revision": revision}),
         )
         return pipe.to(place)
     except Exception as error:  # whatever the readers raise: safetensors, json, OSError, KeyError, ValueError
@@ -122,7 +138,42 @@ def load_model(
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # "... from one of:" says nothing without what follows.
+    return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
+
+
+#: A tokenizer needs one of these to know any word.
+_VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+
+
+def _lacks(folder: Path) -> str | None:
+    """What a saved pipeline says it has and does not: the libraries' own words for it name no file."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        # Everything else in it are settings, or parts that were left out ([null, null]).
+        parts = {k: v for k, v in index.items() if isinstance(v, list) and [type(x) for x in v] == [str, str]}
+    except (OSError, ValueError, AttributeError):
+        return "its model_index.json cannot be read"
+    for name, (_, kind) in parts.items():
+        files = {f.name for f in (folder / name).iterdir()} if (folder / name).is_dir() else None
+        if files is None:
+            return f"the folder {name} ({kind}) is missing"
+        if "Scheduler" in kind:
+            needed = "scheduler_config.json"
+        elif "Tokenizer" in kind:
+            if not files & set(_VOCABULARY):
+                return f"{name} ({kind}) has none of {', '.join(_VOCABULARY)}"
+            needed = "tokenizer_config.json"
+        elif any(word in kind for word in ("Processor", "Extractor", "Checker")):
+            continue
+        else:
+            if not any(f.endswith(".safetensors") for f in files):
+                return f"{name} ({kind}) has no weights (*.safetensors)"
+            needed = "config.json"
+        if needed not in files:
+            return f"{name}/{needed} is missing"
+    return None
 
 
 def is_demo(pipe: Any) -> bool:
@@ -158,7 +209,7 @@ def draw(
     if request.size is not None:
         call |= {"width": request.size[0], "height": request.size[1]}
     if "output_type" in accepted:
-        call["output_type"] = "pil"  # some video pipelines give arrays otherwise
+        call["output_type"] = "np"  # what the pipelines make PIL pictures of, where NaN would become black
     length = call.get("max_sequence_length")
     if is_demo(pipe):
         from .demo.settings import TEXT_LENGTH
@@ -178,20 +229,50 @@ def draw(
 
     def run() -> list[Any]:
         noise = [torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)]
-        out = pipe(prompt=[request.prompt] * request.n, generator=noise, **call)
-        return list(out.frames if hasattr(out, "frames") else out.images)
+        try:
+            out = pipe(prompt=[request.prompt] * request.n, generator=noise, **call)
+        except ValueError as error:
+            multiple = re.search(r"divisible by (\d+)", str(error))
+            if multiple is None or request.size is None:
+                raise
+            size = "{}x{}".format(*request.size)
+            raise ValueError(f"size is {size}; {type(pipe).__name__} takes multiples of {multiple[1]} pixels") from error
+        return [_as_pil(x, request.seed + i) for i, x in enumerate(out.frames if hasattr(out, "frames") else out.images)]
 
     if record and not request.guided:
         raise ValueError("a suppression map needs a negative prompt and a method that guides")
-    plain = run() if compare or not request.guided else []
     if not request.guided:
+        plain = run()
         return Drawn(plain, plain if compare else [], None)
-    done = 1 if compare else 0
+    # Guided first: what it refuses, it refuses before anything was drawn.
     with negative_guidance(
         pipe, request.guidance, request.negative, max_sequence_length=length, record=record
     ) as guided:
         pictures = run()
-        return Drawn(pictures, plain, guided.suppression() if record else None)
+    done = 1
+    return Drawn(pictures, run() if compare else [], guided.suppression() if record else None)
+
+
+def _as_pil(picture: Any, seed: int) -> Any:
+    """One picture, or the frames of a video, as PIL from what a pipeline gives."""
+    import numpy as np
+
+    if not isinstance(picture, np.ndarray):
+        return picture
+    if np.isnan(picture).any():
+        raise ValueError(
+            f"the picture of seed {seed} holds values that are not numbers (NaN), so it is not kept: the model overflowed; "
+            "use bfloat16 or float32 instead of float16, or weaker settings"
+        )
+    from diffusers.image_processor import VaeImageProcessor
+
+    frames = VaeImageProcessor.numpy_to_pil(picture)
+    return frames if picture.ndim == 4 else frames[0]
+
+
+def _named(value: Any) -> Any:
+    """A picture by where it came from; everything else as it is."""
+    return value.info.get("from", "a picture") if hasattr(value, "tobytes") and hasattr(value, "info") else value
 
 
 def settings_of(request: Request, model: str, pipe: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -209,7 +290,7 @@ def settings_of(request: Request, model: str, pipe: Any, size: tuple[int, int]) 
         "n": request.n,
         "size": list(size),
         "guidance_scale": request.guidance_scale,
-        **({"extra": dict(request.extra)} if request.extra else {}),
+        **({"extra": {k: _named(v) for k, v in request.extra.items()}} if request.extra else {}),
         "model": model,
         "pipeline": type(pipe).__name__,
         "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,18 @@ from .arch import Family, find_models, unwrap
 from .arch.base import Attend, Frame, Negative, cross_attention, joint_attention
 from .cfg import pipeline_cfg
 from .core.attention import Attended
+from .encode import encode_negative, unweighted
 from .guidance import CFG, VSF, Guidance, knobs
-from .prompt import parse_negative
 from .seam import Install, current_plan, plans
 
-__all__ = ["Guided", "Suppression", "negative_guidance"]
+__all__ = ["Guided", "NothingGuided", "Suppression", "negative_guidance"]
 
 #: Negatives of a compiled model are padded to a multiple of this many tokens.
 BUCKET = 16
+
+
+class NothingGuided(UserWarning):
+    """The model ran, but no step of it lay in the range that `start` and `stop` ask for."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,13 @@ class Guided:
     record: bool = False
     _share: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     _grid: tuple[int, int] | None = None
+    #: Where schedulers do not count: the step last seen, and the one the picture began with. Of the whole pipeline,
+    #: since the second model of Wan 2.2 begins in the middle.
+    _last: int | None = None
+    _begin: int = 0
+    #: Forward passes inside the context, and which of the method's ranges of steps one of them lay in.
+    _passes: int = 0
+    _met: set[int] = field(default_factory=set)
 
     def suppression(self) -> Suppression:
         """The suppression map of the last image(s) drawn inside the context.
@@ -114,7 +126,8 @@ class Plan:
         self.weights = weights  # [n] each, of the tokens of the negative; None: all 1
         self.frame: Frame | None = None
         self.step = 0
-        self.forwards, self.reached = 0, False
+        self.guiding, self.reached = False, False
+        self.active: tuple[bool, ...] = (True,)
         self.compiled = any(getattr(m, "_compiled_call_impl", None) for m in model.modules()) or outer is not model
         self._arguments = list(inspect.signature(type(model).forward).parameters)[1:]
         self._batches: dict[Any, Any] = {}
@@ -129,7 +142,9 @@ class Plan:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.frame = None
         call = dict(zip(self._arguments, args, strict=False)) | kwargs
-        if not self._enabled(call):
+        self._refuse_cfg()
+        active = self._active(call)
+        if not any(active):
             return None
         text = self.family.text(call)
         if not isinstance(text, Tensor):
@@ -137,10 +152,12 @@ class Plan:
                 f"{type(self.model).__name__} was called with {self.family.text_argument} of type {type(text).__name__}; "
                 "allowed: a tensor, or a list of tensors, one per sample"
             )
-        self.forwards += 1
-        batch = self._batch(text)
+        if not len(text):
+            raise ValueError(f"{type(self.model).__name__} was called for no sample at all; give at least one prompt")
+        batch = self._batch(text, active)
         if batch is None:
             return None
+        self.guiding, self.active = True, active
         embeds, keep, ragged, guided, knob, weight = batch
         negative = Negative(embeds, keep)
         upstream = isinstance(self.method, VSF) and self.method.layout == "upstream" and self._joint
@@ -164,47 +181,73 @@ class Plan:
             self.guided._grid = self.family.grid(self.model, call)
         return (), call
 
-    def _enabled(self, call: Mapping[str, Any]) -> bool:
+    def _refuse_cfg(self) -> None:
         if getattr(self.pipe, "do_classifier_free_guidance", False) is True:
             raise ValueError(
                 f"guidance_scale is {getattr(self.pipe, 'guidance_scale', '?')}, so the pipeline runs classifier-free "
                 f"guidance of its own; inside negative_guidance use guidance_scale <= 1 (0 for most few-step models)"
             )
-        if (name := _local_cfg(self.pipe)) is not None:
+        running = _locals(self.pipe)
+        # PixArt, HunyuanVideo and others keep it nowhere else.
+        name = next((n for n in ("do_true_cfg", "do_classifier_free_guidance") if running.get(n) is True), None)
+        if name is not None:
             raise ValueError(
                 f"{type(self.pipe).__name__} runs classifier-free guidance of its own ({name}); inside negative_guidance "
                 f"use guidance_scale <= 1, and no negative_prompt in the call of a pipeline that has true_cfg_scale"
             )
-        scheduler = getattr(self.pipe, "scheduler", None)
-        begin = getattr(scheduler, "begin_index", None) or 0
+        ignored = running.get("negative_prompt") or ()
+        if any(isinstance(n, str) and n.strip() for n in ([ignored] if isinstance(ignored, str) else ignored)):
+            raise ValueError(
+                f"{type(self.pipe).__name__} was called with negative_prompt={ignored!r}, which does nothing without "
+                "classifier-free guidance; give it to negative_guidance instead"
+            )
+
+    def _active(self, call: Mapping[str, Any]) -> tuple[bool, ...]:
+        """Whether this step is guided: once for all samples, or once per entry of `method.ranges` where they differ."""
+        guided, ranges = self.guided, self.method.ranges
+        guided._passes += 1
+        if ranges == ((0.0, 1.0),) and not guided.record:
+            guided._met.add(0)
+            return (True,)
+        step, total = self._step(call)
+        if step == 0 and self.step != 0 and guided.record:
+            guided._share.clear()  # a new picture
+        self.step = step
+        active = tuple(_holds(start, stop, step, total) for start, stop in ranges)
+        guided._met.update(i for i, on in enumerate(active) if on)
+        return active if len(set(active)) > 1 else active[:1]
+
+    def _step(self, call: Mapping[str, Any]) -> tuple[int, int]:
+        """The number of this step, and of all steps, of the picture being drawn (image-to-image begins later)."""
+        scheduler, guided = getattr(self.pipe, "scheduler", None), self.guided
+        total = len(getattr(scheduler, "timesteps", ()))
         if hasattr(scheduler, "step_index"):
-            step = 0 if scheduler.step_index is None else scheduler.step_index - begin  # pyright: ignore
+            begin = getattr(scheduler, "begin_index", None) or 0
+            step = begin if scheduler.step_index is None else scheduler.step_index  # pyright: ignore
         else:  # DDIM and other schedulers that do not count
             step = _nearest(scheduler, call.get("timestep"))
-        if step == 0 and self.step != 0 and self.guided.record:
-            self.guided._share.clear()  # a new picture
-        self.step = step
-        if self.method.start == 0.0 and self.method.stop == 1.0:
-            return True
-        total = len(scheduler.timesteps) - begin  # pyright: ignore
-        # With few steps a short range may lie between two of them: it then means the step it begins in.
-        first = min(int(self.method.start * total), total - 1)
-        return self.method.start < self.method.stop and first <= step < max(self.method.stop * total, first + 1)
+            if guided._last is None or step < guided._last:
+                guided._begin = step
+            guided._last, begin = step, guided._begin
+        return step - begin, total - begin
 
-    def _batch(self, text: Tensor) -> Any | None:
+    def _batch(self, text: Tensor, active: tuple[bool, ...]) -> Any | None:
         """The negatives and knobs repeated to the batch of `text` `[B, P, W]`; None if no sample has a negative."""
-        key = (text.shape[0], text.dtype, text.device)
+        key = (text.shape[0], text.dtype, text.device, active)
         if key not in self._batches:
-            self._batches[key] = self._build(text)
+            self._batches[key] = self._build(text, active)
         return self._batches[key]
 
-    def _build(self, text: Tensor) -> Any | None:
+    def _build(self, text: Tensor, active: tuple[bool, ...]) -> Any | None:
         size = text.shape[0]
         negatives = _repeat(self.negatives, size, "negative prompts")
+        longest = max((len(n) for n in negatives if n is not None), default=0)
+        # A sample outside its range of steps is one without a negative.
+        rows = zip(negatives, _repeat(list(active), size, "ranges of start and stop"), strict=True)
+        negatives = [n if on else None for n, on in rows]
         real = [n for n in negatives if n is not None]
         if not real or self.method.neutral:
             return None
-        longest = max(len(n) for n in real)
         if self.compiled:  # lengths in steps, and always a mask, so that another negative is not another graph
             longest += -longest % BUCKET
         embeds = text.new_zeros(size, longest, text.shape[-1])
@@ -224,6 +267,8 @@ class Plan:
             value = getattr(self.method, name)
             if spec.per_sample and value is not None:
                 values = _repeat(list(value) if isinstance(value, tuple) else [value], size, f"values of {name}")
+                if name in ("start", "stop"):
+                    continue
                 knob[name] = torch.tensor(values, dtype=wide, device=text.device).view(size, 1, 1, 1)
         ragged = self.compiled or not bool(keep.all())
         guided = keep.any(1).view(size, 1, 1, 1) if self.compiled or len(real) < size else None
@@ -279,6 +324,14 @@ class Plan:
         return record
 
 
+def _holds(start: float, stop: float, step: int, total: int) -> bool:
+    if (start, stop) == (0.0, 1.0):
+        return True
+    # With few steps a short range may lie between two of them: it then means the step it begins in.
+    first = min(int(start * total), total - 1)
+    return start < stop and first <= step < max(stop * total, first + 1)
+
+
 def _nearest(scheduler: Any, timestep: Any) -> int:
     """The step whose time is nearest to the one the model was called with."""
     times = getattr(scheduler, "timesteps", None)
@@ -288,19 +341,14 @@ def _nearest(scheduler: Any, timestep: Any) -> int:
     return int((times - now).abs().argmin())
 
 
-def _local_cfg(pipe: Any) -> str | None:
-    """The name of the local variable by which a running `pipe.__call__` says that it does classifier-free guidance.
-
-    PixArt, HunyuanVideo and others keep this nowhere else.
-    """
+def _locals(pipe: Any) -> Mapping[str, Any]:
+    """The local variables of the running `pipe.__call__`; none if the model was called by somebody else."""
     frame = sys._getframe(1) if pipe is not None else None
     while frame is not None:
         if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is pipe:
-            return next(
-                (n for n in ("do_true_cfg", "do_classifier_free_guidance") if frame.f_locals.get(n) is True), None
-            )
+            return frame.f_locals
         frame = frame.f_back
-    return None
+    return {}
 
 
 def _repeat(values: list[Any], size: int, what: str) -> list[Any]:
@@ -317,7 +365,7 @@ def _hook(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
     _refuse(model, plan.family)
     Install.before_forward(model)
     changed = plan.before_forward(args, kwargs)
-    Install.changed(model, None if plan.frame is None else plan)
+    Install.changed(model, None if plan.frame is None else (plan, plan.active))
     return changed
 
 
@@ -335,6 +383,17 @@ def _refuse(model: nn.Module, family: Family) -> None:
             f"{type(model).__name__} has context parallelism on, which shares out text and image tokens; it cannot be guided: "
             "use the model without enable_parallelism"
         )
+
+
+def _refuse_copies(model: nn.Module) -> None:
+    inner: Any = model
+    while inner is not None:
+        if isinstance(inner, nn.DataParallel):
+            raise ValueError(
+                f"{type(unwrap(model)).__name__} is wrapped in torch.nn.DataParallel, which runs copies of it in threads of "
+                "their own, where guidance cannot follow; use one process per device with the model itself"
+            )
+        inner = getattr(inner, "_orig_mod", None)
 
 
 def _negatives(
@@ -374,14 +433,7 @@ def _negatives(
         return negatives, _given_weights(method, given, weights)
     if prompt is None:
         raise ValueError(f"{type(method).__name__} needs negative_prompt or negative_prompt_embeds")
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise ValueError("negative_prompt is an empty list; give a string, or one string or None per sample")
-    for text in prompts:
-        if text is not None and not isinstance(text, str):
-            raise TypeError(
-                f"negative_prompt holds {text!r}; allowed: strings, or None for a sample that is not guided"
-            )
+    prompts = _texts(prompt)
     if isinstance(pipe, nn.Module):
         if not any(p and p.strip() for p in prompts):
             return [None] * len(prompts), [None]
@@ -390,37 +442,24 @@ def _negatives(
     with torch.no_grad():
         for text in prompts:
             if text and text.strip() and text not in known:
-                known[text] = _encode(pipe, family, method, text, max_sequence_length)
+                known[text] = encode_negative(pipe, family, method, text, max_sequence_length)
     pairs = [known.get(text or "", (None, None)) for text in prompts]
     return [negative for negative, _ in pairs], [weight for _, weight in pairs]
 
 
-def _encode(
-    pipe: Any, family: Family, method: Guidance, text: str, max_sequence_length: int | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The tokens `[n, W]` of a negative prompt, each of its items encoded on its own, and their weights `[n]`."""
-    items = parse_negative(text)
-    if method.negative == "branch":
-        _unweighted(method, text)
-    parts: list[Tensor] = []
-    factors: list[float] = []
-    for item in items:
-        if item.weight > 0:
-            parts.append(family.encode(pipe, item.text, method.padded, max_sequence_length).detach())
-            factors += [item.weight] * len(parts[-1])
-    if not factors:
-        return None, None
-    weight = None if all(f == 1 for f in factors) else torch.tensor(factors, dtype=torch.float64)
-    return parts[0] if len(parts) == 1 else torch.cat(parts), weight
-
-
-def _unweighted(method: Guidance, text: str) -> None:
-    items = parse_negative(text)
-    if len(items) > 1 or any(item.weight != 1 for item in items):
-        raise ValueError(
-            f"the negative prompt {text!r} has weights, which {type(method).__name__} cannot take: its negative branch "
-            "is one padded prompt; use VSF, or write no weights"
-        )
+def _texts(prompt: Any) -> list[str | None]:
+    """The negative prompts, one for all or one per prompt or sample."""
+    if not isinstance(prompt, (str, list, tuple)):
+        raise TypeError(f"negative_prompt is {prompt!r}; allowed: a string, or one string or None per sample")
+    prompts: list[str | None] = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("negative_prompt is an empty list; give a string, or one string or None per sample")
+    for text in prompts:
+        if text is not None and not isinstance(text, str):
+            raise TypeError(
+                f"negative_prompt holds {text!r}; allowed: strings, or None for a sample that is not guided"
+            )
+    return prompts
 
 
 def _given_weights(method: Guidance, embeds: list[Tensor | None], weights: Any) -> list[Tensor | None]:
@@ -477,19 +516,24 @@ def negative_guidance(
 
     Raises:
         UnsupportedModel: the pipeline or model is not supported.
-        ValueError: both or neither of text and embeddings, a wrong width, a wrong number of negatives, or (when the
-            pipeline runs) classifier-free guidance on top.
-        RuntimeError: the model ran inside the context but none of its attention was guided.
+        ValueError: both or neither of text and embeddings, a wrong width, a negative longer than the pipeline's
+            encoders take, a block the model does not have, a model in `torch.nn.DataParallel`, or (when the pipeline
+            runs) a wrong number of negatives, or classifier-free guidance on top.
+        RuntimeError: a model ran inside the context but none of its attention was guided.
+
+    Warns:
+        NothingGuided: `start` to `stop` held none of the steps that ran.
     """
     if not isinstance(guidance, Guidance):
         raise TypeError(f"guidance is {guidance!r}; allowed: a method such as VSF(scale=3.5, offset=0.1)")
+    if max_sequence_length is not None and not (isinstance(max_sequence_length, int) and max_sequence_length > 0):
+        raise ValueError(f"max_sequence_length is {max_sequence_length!r}; allowed: a whole number from 1 up, or None")
     if isinstance(guidance, CFG):
         if negative_prompt_embeds is not None or negative_weights is not None or record:
             raise ValueError("CFG takes negative_prompt as text, and has no suppression map")
         find_models(pipe_or_model)
-        texts = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or ()
-        for text in texts:
-            _unweighted(guidance, text or "")
+        for text in [] if negative_prompt is None else _texts(negative_prompt):
+            unweighted(guidance, text or "")
         with pipeline_cfg(pipe_or_model, guidance, negative_prompt):
             yield Guided(guidance)
         return
@@ -497,7 +541,9 @@ def negative_guidance(
         raise ValueError(f"a suppression map is defined for VSF, not for {type(guidance).__name__}")
     targets = find_models(pipe_or_model)
     is_model = isinstance(pipe_or_model, nn.Module)
-    if is_model and (guidance.start, guidance.stop) != (0.0, 1.0):
+    for outer, _ in targets:
+        _refuse_copies(outer)
+    if is_model and guidance.ranges != ((0.0, 1.0),):
         raise ValueError("start and stop are fractions of a pipeline's steps; give the pipeline instead of the model")
     guided = Guided(guidance, record)
     entered: list[Plan] = []
@@ -517,8 +563,11 @@ def negative_guidance(
             model = unwrap(outer)
             sites = list(family.sites(model))
             if guidance.blocks is not None and max(guidance.blocks, default=0) >= len(sites):
+                beyond = [str(b) for b in sorted(set(guidance.blocks)) if b >= len(sites)]
+                beyond = ", ".join(beyond if len(beyond) < 5 else [*beyond[:2], "...", beyond[-1]])
                 raise ValueError(
-                    f"blocks is {guidance.blocks}; {type(model).__name__} has blocks 0 to {len(sites) - 1}"
+                    f"blocks names {beyond}; {type(model).__name__} has {len(sites)} blocks, that is blocks 0 to "
+                    f"{len(sites) - 1}"
                 )
             _refuse(model, family)
             plan = Plan(None if is_model else pipe_or_model, outer, model, family, guided, negatives, weights)
@@ -531,9 +580,16 @@ def negative_guidance(
             Install.enter(plan, model, sites, _hook, plan.taps, outer)
             stack.append(plan)
         yield guided
-    ran = [p for p in entered if p.forwards]
-    wanted = any(n is not None for n in negatives) and guidance.blocks != () and not guidance.neutral
-    if wanted and ran and not any(p.reached for p in ran):
-        raise RuntimeError(
-            f"{type(ran[0].model).__name__} ran inside negative_guidance but none of its attention was guided"
-        )
+    for plan in entered:
+        if plan.guiding and not plan.reached:
+            raise RuntimeError(
+                f"{type(plan.model).__name__} ran inside negative_guidance but none of its attention was guided"
+            )
+    if guided._passes and any(n is not None for n in negatives) and not guidance.neutral:
+        for number, (start, stop) in enumerate(guidance.ranges):
+            if number not in guided._met:
+                warnings.warn(
+                    f"start {start:g} to stop {stop:g} held none of the steps that ran, so nothing was guided there",
+                    NothingGuided,
+                    stacklevel=3,
+                )

@@ -19,7 +19,9 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 if TYPE_CHECKING:
     from .guidance import Guidance
 
-__all__ = ["Card", "guidance_from", "overlay", "read_settings", "save_png", "sheet", "upscale", "write_whole"]
+__all__ = [
+    "Card", "guidance_from", "overlay", "png_bytes", "read_settings", "save_png", "sheet", "upscale", "write_whole",
+]  # fmt: skip
 
 #: The text chunk of a PNG that holds the settings, as JSON.
 CHUNK = "vsf"
@@ -68,12 +70,8 @@ def write_whole(path: str | Path, data: bytes) -> None:
         raise
 
 
-def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Write `image` with its settings in the text chunk "vsf", whole or not at all.
-
-    Raises:
-        OSError: the folder is missing or cannot be written to.
-    """
+def png_bytes(image: Image.Image, settings: Mapping[str, Any] | None = None) -> bytes:
+    """`image` as a PNG file with its settings in the text chunk "vsf"."""
     from io import BytesIO
 
     info = PngImagePlugin.PngInfo()
@@ -81,7 +79,16 @@ def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any] |
         info.add_itxt(CHUNK, json.dumps(_plain(settings), allow_nan=False))
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Write `image` with its settings in the text chunk "vsf", whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to.
+    """
+    write_whole(path, png_bytes(image, settings))
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -60,9 +60,9 @@ class _Published:
         scale: PerSample = 3.5,
         offset: PerSample = 0.1,
         layout: str = "upstream",
-        normalize: float | None = None,
-        start: float = 0.0,
-        stop: float = 1.0,
+        normalize: PerSample | None = None,
+        start: PerSample = 0.0,
+        stop: PerSample = 1.0,
         blocks: tuple[int, ...] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -71,6 +71,9 @@ class _Published:
         call = dict(inspect.signature(stock).bind_partial(self, *args, **kwargs).arguments)
         del call["self"]
         call = {**self._defaults, **call}
+        method = VSF(scale, offset, layout, normalize, start=start, stop=stop, blocks=blocks)  # pyright: ignore[reportArgumentType]
+        if isinstance(call.get("prompt"), (list, tuple)) and not call["prompt"]:
+            raise ValueError("prompt is an empty list; give a string, or a list of at least one")
         negative, embeds = (call.pop(name, None) for name in _USED)
         unused = [n for n, v in call.items() if n.startswith("negative_") and v is not None]
         if unused:
@@ -80,7 +83,6 @@ class _Published:
             return stock(self, **call)
         if isinstance(embeds, Tensor) and embeds.ndim == 3:
             embeds = list(embeds)
-        method = VSF(scale, offset, layout, normalize, start=start, stop=stop, blocks=blocks)  # pyright: ignore[reportArgumentType]
         with negative_guidance(
             self,
             method,

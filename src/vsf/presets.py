@@ -57,7 +57,7 @@ class Preset:
     `guidance_scale` is the pipeline's own (0 or 1 is off; an embedded guidance, as that of Flux-dev, may be more).
     `call` holds further arguments of the pipeline. `few_step` is False for models that are not distilled: they run,
     but without classifier-free guidance their pictures are worse than their authors meant. `needs_image`: the pipeline
-    edits a picture, so `vsf generate` cannot run it. `source` says for every number where it comes from.
+    edits a picture, or sets one in motion: `vsf generate --image`. `source` says for every number where it comes from.
     """
 
     name: str
@@ -146,10 +146,20 @@ _SD35 = "SD3.5-large-turbo in the layout of the paper (weaker than published 3.5
 _WAN = "Wan 2.1 1.3B with CausVid"
 _SDXL = "Wan 2.1 1.3B with CausVid, the only cross-attention model with published settings"
 _NOT_DISTILLED = "not a few-step model: it was made to run with classifier-free guidance"
+_WAN14 = "Wan 2.1 14B with lightx2v"
 _KIJAI = "Kijai/WanVideo_comfy"
+_LIGHTNING = "README of ModelTC/Qwen-Image-Lightning"
 _XL = "stabilityai/stable-diffusion-xl-base-1.0"
 #: shift 3 in training: README of lightx2v/Qwen-Image-Lightning; log(3) = 1.0986...
 _LOG3 = 1.0986122886681098
+_QWEN_SCHEDULER = SchedulerChange(
+    "FlowMatchEulerDiscreteScheduler",
+    {
+        "base_image_seq_len": 256, "base_shift": _LOG3, "max_image_seq_len": 8192, "max_shift": _LOG3,
+        "num_train_timesteps": 1000, "shift": 1.0, "shift_terminal": None, "time_shift_type": "exponential",
+        "use_dynamic_shifting": True,
+    },
+)  # fmt: skip
 
 _ALL = (
     Preset(
@@ -243,7 +253,20 @@ _ALL = (
         layout="upstream",
         needs_image=True,
         source=_guessed(DEFAULT, DIFFUSERS + " (embedded guidance)", "Flux-schnell"),
-        note="edits a picture; use it from Python",
+        note="edits a picture; guidance-distilled, not step-distilled",
+    ),
+    Preset(
+        "flux-fill",
+        "black-forest-labs/FLUX.1-Fill-dev",
+        "FluxFillPipeline",
+        steps=50,
+        guidance_scale=30.0,
+        scale=6.0,
+        offset=0.1,
+        layout="upstream",
+        needs_image=True,
+        source=_guessed(DEFAULT, DEFAULT + " (embedded guidance)", "Flux-schnell"),
+        note="fills a masked part of a picture; guidance-distilled, not step-distilled",
     ),
     Preset(
         "flux-krea",
@@ -344,6 +367,147 @@ _ALL = (
         note="two transformers, one LoRA each; both are guided",
     ),
     Preset(
+        "wan2.1-i2v-lightx2v",
+        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        "WanImageToVideoPipeline",
+        steps=4,
+        guidance_scale=1.0,
+        scale=0.1,
+        offset=0.3,
+        loras=(LoRA("lightx2v/Wan2.1-Distill-Loras", "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors"),),
+        call={"height": 480, "width": 832, "num_frames": 81},
+        video=True,
+        needs_image=True,
+        source=_guessed(
+            "name of the LoRA file: 4 steps", OFF, _WAN14,
+            lora="file list of lightx2v/Wan2.1-Distill-Loras; strength 1 is the default of diffusers", height=DEFAULT,
+            width=DEFAULT, num_frames=DEFAULT, fps="example of WanImageToVideoPipeline in diffusers",
+        ),
+        note="only the attention over the text is guided, not that over the picture",
+    ),  # fmt: skip
+    Preset(
+        "wan2.2-i2v-lightx2v",
+        "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        "WanImageToVideoPipeline",
+        steps=4,
+        guidance_scale=1.0,
+        scale=0.1,
+        offset=0.3,
+        loras=(
+            LoRA(
+                "lightx2v/Wan2.2-Distill-Loras", "wan2.2_i2v_A14b_high_noise_lora_rank64_lightx2v_4step_1022.safetensors"
+            ),
+            LoRA(
+                "lightx2v/Wan2.2-Distill-Loras",
+                "wan2.2_i2v_A14b_low_noise_lora_rank64_lightx2v_4step_1022.safetensors",
+                second=True,
+            ),
+        ),
+        call={"height": 480, "width": 832, "num_frames": 81},
+        video=True,
+        needs_image=True,
+        source=_guessed(
+            "name of the LoRA files: 4 steps", OFF, _WAN14,
+            lora="file names as public scripts download them; strength 1 is the default of diffusers", height=DEFAULT,
+            width=DEFAULT, num_frames=DEFAULT, fps="example of WanImageToVideoPipeline in diffusers",
+        ),
+        note="two transformers, one LoRA each; both are guided",
+    ),  # fmt: skip
+    Preset(
+        "wan2.1-vace-1.3b",
+        "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+        "WanVACEPipeline",
+        steps=12,
+        guidance_scale=1.0,
+        scale=1.7,
+        offset=0.2,
+        loras=(LoRA(_KIJAI, "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", 0.5),),
+        scheduler=SchedulerChange("UniPCMultistepScheduler", {"flow_shift": 3.0}),
+        call={"height": 480, "width": 832, "num_frames": 81},
+        video=True,
+        source=_guessed(
+            guess(_WAN), OFF, _WAN, lora=guess(_WAN), flow_shift="example of WanVACEPipeline in diffusers: 3 for 480p",
+            height=DEFAULT, width=DEFAULT, num_frames=DEFAULT, fps="example of WanVACEPipeline in diffusers",
+        ),
+        note="from text alone with vsf generate; video, mask and reference images from Python",
+    ),  # fmt: skip
+    Preset(
+        "hunyuan-video",
+        "hunyuanvideo-community/HunyuanVideo",
+        "HunyuanVideoPipeline",
+        steps=30,
+        guidance_scale=6.0,
+        scale=2.0,
+        offset=0.1,
+        call={"height": 320, "width": 512, "num_frames": 61},
+        video=True,
+        fps=15,
+        source=_guessed(
+            "example of HunyuanVideoPipeline in diffusers", DEFAULT + " (embedded guidance)", _SD35,
+            height="example of HunyuanVideoPipeline in diffusers", width="example of HunyuanVideoPipeline in diffusers",
+            num_frames="example of HunyuanVideoPipeline in diffusers", fps="example of HunyuanVideoPipeline in diffusers",
+        ),
+        note="guidance-distilled, not step-distilled",
+    ),  # fmt: skip
+    Preset(
+        "fast-hunyuan",
+        "FastVideo/FastHunyuan-diffusers",
+        "HunyuanVideoPipeline",
+        steps=6,
+        guidance_scale=6.0,
+        scale=2.0,
+        offset=0.1,
+        scheduler=SchedulerChange("FlowMatchEulerDiscreteScheduler", {"shift": 17.0}),
+        call={"height": 720, "width": 1280, "num_frames": 125},
+        video=True,
+        fps=24,
+        source=_guessed(
+            card("FastVideo/FastHunyuan"), "scripts of hao-ai-lab/FastVideo (embedded guidance); the card asks for 6 or more",
+            _SD35, scheduler=card("FastVideo/FastHunyuan"), height=card("FastVideo/FastHunyuan"),
+            width=card("FastVideo/FastHunyuan"), num_frames=card("FastVideo/FastHunyuan"),
+            fps="scripts of hao-ai-lab/FastVideo",
+        ),
+    ),  # fmt: skip
+    Preset(
+        "qwen-image-edit-lightning",
+        "Qwen/Qwen-Image-Edit",
+        "QwenImageEditPipeline",
+        steps=8,
+        guidance_scale=1.0,
+        scale=2.0,
+        offset=0.1,
+        loras=(LoRA("lightx2v/Qwen-Image-Lightning", "Qwen-Image-Edit-Lightning-8steps-V1.0.safetensors"),),
+        scheduler=_QWEN_SCHEDULER,
+        call={"true_cfg_scale": 1.0},
+        needs_image=True,
+        source=_guessed(
+            _LIGHTNING, "without meaning for this model", _SD35, true_cfg_scale=_LIGHTNING, lora=_LIGHTNING,
+            scheduler=card("lightx2v/Qwen-Image-Lightning"),
+        ),
+    ),  # fmt: skip
+    Preset(
+        "qwen-image-edit-2509-lightning",
+        "Qwen/Qwen-Image-Edit-2509",
+        "QwenImageEditPlusPipeline",
+        steps=8,
+        guidance_scale=1.0,
+        scale=2.0,
+        offset=0.1,
+        loras=(
+            LoRA(
+                "lightx2v/Qwen-Image-Lightning",
+                "Qwen-Image-Edit-2509/Qwen-Image-Edit-2509-Lightning-8steps-V1.0-fp32.safetensors",
+            ),
+        ),
+        scheduler=_QWEN_SCHEDULER,
+        call={"true_cfg_scale": 1.0},
+        needs_image=True,
+        source=_guessed(
+            _LIGHTNING, "without meaning for this model", _SD35, true_cfg_scale=_LIGHTNING, lora=_LIGHTNING,
+            scheduler=card("lightx2v/Qwen-Image-Lightning"),
+        ),
+    ),  # fmt: skip
+    Preset(
         "qwen-image-lightning",
         "Qwen/Qwen-Image",
         "QwenImagePipeline",
@@ -352,14 +516,7 @@ _ALL = (
         scale=2.0,
         offset=0.1,
         loras=(LoRA("lightx2v/Qwen-Image-Lightning", "Qwen-Image-Lightning-8steps-V1.0.safetensors"),),
-        scheduler=SchedulerChange(
-            "FlowMatchEulerDiscreteScheduler",
-            {
-                "base_image_seq_len": 256, "base_shift": _LOG3, "max_image_seq_len": 8192, "max_shift": _LOG3,
-                "num_train_timesteps": 1000, "shift": 1.0, "shift_terminal": None, "time_shift_type": "exponential",
-                "use_dynamic_shifting": True,
-            },
-        ),
+        scheduler=_QWEN_SCHEDULER,
         call={"true_cfg_scale": 1.0},
         source=_guessed(
             "name of the LoRA file: 8 steps", "without meaning for this model", _SD35, true_cfg_scale=OFF,
@@ -428,6 +585,36 @@ _ALL = (
             num_frames=DIFFUSERS, fps=DIFFUSERS,
         ),
         note="the sound is guided as well, but not written by vsf generate",
+    ),  # fmt: skip
+    Preset(
+        "sd-turbo",
+        "stabilityai/sd-turbo",
+        "StableDiffusionPipeline",
+        steps=4,
+        guidance_scale=0.0,
+        scale=1.7,
+        offset=0.2,
+        call={"height": 512, "width": 512},
+        source=_guessed(
+            card("stabilityai/sd-turbo") + ", 1 to 4", card("stabilityai/sd-turbo"), _SDXL,
+            height=card("stabilityai/sd-turbo"), width=card("stabilityai/sd-turbo"),
+        ),
+    ),  # fmt: skip
+    Preset(
+        "sd1.5-lcm",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "StableDiffusionPipeline",
+        steps=4,
+        guidance_scale=1.0,
+        scale=1.7,
+        offset=0.2,
+        loras=(LoRA("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors"),),
+        scheduler=SchedulerChange("LCMScheduler"),
+        source=_guessed(
+            card("latent-consistency/lcm-lora-sdv1-5") + ", 2 to 8",
+            card("latent-consistency/lcm-lora-sdv1-5") + ", off or 1 to 2", _SDXL, lora="default file name of diffusers",
+            scheduler=card("latent-consistency/lcm-lora-sdv1-5"),
+        ),
     ),  # fmt: skip
     Preset(
         "sdxl-turbo",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,19 @@ __all__ = ["Install", "current_plan", "plans"]
 
 #: q, k, v, mask, scale -> output and log-sum-exp.
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", "float | None"], Attended]
+
+
+def _replaced(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Attended:
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+    return Attended(out, log_sum_exp(q, k, mask, scale))
+
+
+def _native() -> Kernel:
+    """torch's own attention, or what somebody put in its place (as is often done with sage attention)."""
+    return attend if F.scaled_dot_product_attention is torch._C._nn.scaled_dot_product_attention else _replaced  # pyright: ignore
 
 
 class _Local(threading.local):
@@ -56,7 +69,7 @@ def _run(  # noqa: PLR0913
     v: Tensor,
     mask: Tensor | None,
     scale: float | None,
-    kernel: Callable[[], Kernel] = lambda: attend,
+    kernel: Callable[[], Kernel] = _native,
 ) -> Tensor | None:
     plan = current_plan(key)
     return None if plan is None or plan.frame is None else plan.attention(site, q, k, v, mask, scale, kernel())
@@ -113,11 +126,13 @@ def _chosen_kernel(original: Callable[..., Any], registry: Any, given: dict[str,
     kernel gets the mask the model made, or none.
     """
     backend = given.get("backend")
-    if backend is None:  # as dispatch_attention_fn does: `with attention_backend(...)`, or the environment's choice
+    if registry is None:
+        backend = "?"
+    elif backend is None:  # as dispatch_attention_fn does: `with attention_backend(...)`, or the environment's choice
         backend = registry.get_active_backend()[0]
     name = str(getattr(backend, "value", backend))
     if name == "native":
-        return attend
+        return _native()
     if name in _TORCH:
 
         def one_of_torch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Attended:
@@ -145,7 +160,8 @@ def _chosen_kernel(original: Callable[..., Any], registry: Any, given: dict[str,
 
 def _dispatch(original: Callable[..., Tensor], key: int, site: int) -> Callable[..., Tensor]:
     """diffusers' `dispatch_attention_fn` (`[B, S, H, D]`) with our attention in front of it."""
-    registry = original.__globals__["_AttentionBackendRegistry"]
+    # None: a function of somebody else in its place
+    registry = getattr(original, "__globals__", {}).get("_AttentionBackendRegistry")
 
     def dispatch_attention_fn(
         query: Tensor,
@@ -177,12 +193,29 @@ def _dispatch(original: Callable[..., Tensor], key: int, site: int) -> Callable[
     return by_keyword
 
 
-@functools.lru_cache(maxsize=4096)
-def _guided_class(cls: type, key: int, site: int) -> type:
-    """`cls` with the attention function of its `__call__` re-bound. Cached, so that compiled graphs stay valid."""
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _call(cls: type) -> tuple[Any, tuple[int, ...]]:
+    """The processor's own `__call__`, and the identity of every global (and function of `F`) that it names."""
     call: Any = cls.__call__
     while hasattr(call, "__wrapped__"):
         call = call.__wrapped__
+    return call, tuple(id(table.get(n)) for table in (call.__globals__, vars(F)) for n in _names(call.__code__))
+
+
+@functools.lru_cache(maxsize=4096)
+def _guided_class(cls: type, key: int, site: int, call: Any, used: tuple[int, ...]) -> type:
+    """`cls` with the attention function of its `__call__` re-bound.
+
+    Cached, so that compiled graphs stay valid; `used` is part of the key, so that a global that somebody replaced in
+    the processor's module since (a monkey patch) is replaced here as well. The class keeps those globals alive, so
+    an identity does not come back as another object's.
+    """
     scope = dict(call.__globals__)
     # Dynamo would resolve globals through the module of this name instead of through this dict.
     scope.pop("__name__", None)
@@ -210,7 +243,7 @@ def _set_processor(attention: nn.Module, processor: Any) -> None:
 def _twin(original: Any, key: int, site: int) -> Any:
     """The same processor with a guided class: the two share their attributes, so that what is set on either while it is
     guided (a backend, an adapter's strength) is set on both. Another object, because modules may share a processor."""
-    cls = _guided_class(type(original), key, site)
+    cls = _guided_class(type(original), key, site, *_call(type(original)))
     twin = object.__new__(cls)
     object.__setattr__(twin, "__dict__", original.__dict__)
     return twin
@@ -339,7 +372,7 @@ class Install:
         """Say what guides the forward pass that begins; caches do not outlive a change of it."""
         with cls._lock:
             live = cls._live.get(id(model))
-            if live is not None and live.guided_by is not guided_by:
+            if live is not None and live.guided_by != guided_by:
                 live.guided_by = guided_by
                 live.forget()
 

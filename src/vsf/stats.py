@@ -1,4 +1,4 @@
-"""Intervals and tests for measurements that come in clusters (several seeds of one case).
+"""Intervals, tests, agreement and trade-offs for measurements that come in clusters (several seeds of one case).
 
 Pure numpy and scipy. Images of one case share the prompt, so they are not independent draws: every interval here
 treats the *case* as the unit (cluster-robust variance). Randomness is handed in.
@@ -175,3 +175,72 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
+
+
+def cohen_kappa(a: ArrayLike, b: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
+    """Cohen's (1960) kappa of two raters' categories [N], with a clustered interval.
+
+    ``kappa = (po - pe) / (1 - pe)``: agreement po beyond the agreement pe that raters with these margins would reach by
+    guessing. The standard error is that of Fleiss, Cohen and Everitt (1969), written as each item's influence on kappa,
+    so that :func:`cluster_se` makes it cluster-robust. Where the raters agree on every item that error is 0; the lower
+    limit then comes from the Wilson interval of po instead, so that few items do not look like proof.
+
+    Raises:
+        ValueError: not one pair per item, or both raters always gave one and the same answer (pe = 1: undefined).
+    """
+    first, second = np.asarray(a), np.asarray(b)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"two raters' answers must be 1-D and of one length, got {first.shape} and {second.shape}")
+    agree, index, g = _prepare(first == second, clusters)
+    _, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
+    n, k = first.size, int(codes.max()) + 1
+    i, j = codes[:n], codes[n:]
+    p, q = np.bincount(i, minlength=k) / n, np.bincount(j, minlength=k) / n
+    po, pe = float(agree.mean()), float(p @ q)
+    if k == 1:
+        raise ValueError("kappa is undefined: both raters always gave the same one answer")
+    kappa = (po - pe) / (1 - pe)
+    if po == 1.0:
+        low = (cluster_proportion(agree, clusters, level).low - pe) / (1 - pe)
+        return Interval(1.0, low, 1.0, n, g)
+    influence = (agree - po) / (1 - pe) - (1 - po) / (1 - pe) ** 2 * (q[i] + p[j] - 2 * pe)
+    around = cluster_mean(influence, index, level)
+    return Interval(kappa, max(-1.0, kappa + around.low), min(1.0, kappa + around.high), n, g)
+
+
+def pareto_front(points: ArrayLike) -> NDArray[np.intp]:
+    """Indices of the points [N, K] that no other point beats, more being better on every axis; ascending in axis 0.
+
+    A point is beaten if another is at least as good on every axis and better on one; equal points stay together.
+    """
+    x = np.asarray(points, dtype=np.float64)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise ValueError(f"points must be finite and of shape [N, K], got shape {x.shape}")
+    beats = (x[:, None] >= x[None]).all(-1) & (x[:, None] > x[None]).any(-1)
+    free = np.flatnonzero(~beats.any(0))
+    return free[np.argsort(x[free, 0], kind="stable")]
+
+
+def tradeoff_area(
+    x: ArrayLike, y: ArrayLike, low: tuple[float, float] = (0.0, 0.0), high: tuple[float, float] = (1.0, 1.0)
+) -> float:
+    """Share of the box from ``low`` to ``high`` in which some point is at least as good on both axes, in [0, 1].
+
+    With x and y two scores [N] of which more is better, this is the area under the staircase through the Pareto front
+    (the hypervolume of Zitzler and Thiele 1998, divided by the box): no setting that was not tried is credited, and the
+    limits do not depend on the points. It never falls when a point is added, so compare curves of as many points.
+    """
+    points = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)], axis=-1)
+    (x0, y0), (x1, y1) = low, high
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError("x and y must be 1-D, of one length and finite")
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"the box must have an area, got {low} to {high}")
+    inside = np.clip(points, (x0, y0), (x1, y1))
+    inside = inside[np.argsort(-inside[:, 0], kind="stable")]  # from the right: a step adds what is above those before
+    area, top = 0.0, y0
+    for px, py in inside:
+        if py > top:
+            area += (px - x0) * (py - top)
+            top = py
+    return float(area / ((x1 - x0) * (y1 - y0)))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import definition
 import specs
-import vsf.guide
-from test_contract import error, negatives, run
-from test_lifecycle import fingerprint
+from definition import dense
+from test_contract import error, fingerprint, negatives, run
 from vsf import VSF, Guidance, negative_guidance
 from vsf.arch import family_of
 
@@ -30,25 +27,6 @@ def make(name: str, batch: int = 2, tokens: int = 5, dtype: torch.dtype = torch.
 def guided(model: Any, call: Make, given: list[Tensor | None], method: Guidance = METHOD) -> Tensor:
     with negative_guidance(model, method, negative_prompt_embeds=given):
         return run(model, call())
-
-
-@contextmanager
-def dense() -> Iterator[dict[str, int]]:
-    """Every guided attention by the dense, masked, float64 softmax of the row tables; counts them."""
-    fast, count = (vsf.guide.joint_attention, vsf.guide.cross_attention), {"calls": 0}
-
-    def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def attention(*args: Any, **kwargs: Any) -> Tensor:
-            count["calls"] += 1
-            return function(*args, **kwargs)
-
-        return attention
-
-    vsf.guide.joint_attention, vsf.guide.cross_attention = counted(definition.joint), counted(definition.cross)
-    try:
-        yield count
-    finally:
-        vsf.guide.joint_attention, vsf.guide.cross_attention = fast
 
 
 def close(got: Tensor, wanted: Tensor, plain: Tensor, tolerance: float = 1e-6) -> None:

@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import tiny_pipelines as tiny
@@ -30,15 +30,6 @@ def _clip(seed: int) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config).eval()
 
 
-def _noisy(net: Any) -> Any:
-    """A control net that has learnt something: its zero layers are not zero."""
-    g = torch.Generator().manual_seed(3)
-    for parameter in net.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.3, generator=g)
-    return net.eval().requires_grad_(False)
-
-
 def make(name: str, control: bool = False) -> Any:
     torch.manual_seed(0)
     if name == "sd3":
@@ -49,7 +40,7 @@ def make(name: str, control: bool = False) -> Any:
         ]  # fmt: skip
         if control:
             config = {**model.config, "num_layers": 2, "extra_conditioning_channels": 0, "dual_attention_layers": ()}
-            net = _noisy(SD3ControlNetModel.from_config(config))
+            net = tiny.noisy(SD3ControlNetModel.from_config(config))
             pipe: Any = StableDiffusion3ControlNetPipeline(*parts, controlnet=net)
         else:
             pipe = StableDiffusion3Pipeline(*parts)
@@ -58,7 +49,7 @@ def make(name: str, control: bool = False) -> Any:
         scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
         parts = [tiny.vae(4), tiny.clip(), tiny.tokenizer("clip"), model]
         if control:
-            net = _noisy(ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(4,)))
+            net = tiny.noisy(ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(4,)))
             pipe = StableDiffusionControlNetPipeline(*parts, net, scheduler, None, None, requires_safety_checker=False)
         else:
             pipe = StableDiffusionPipeline(*parts, scheduler, None, None, requires_safety_checker=False)

@@ -33,6 +33,7 @@ class TestSana(tiny.PipelineContract):
     call = {"guidance_scale": 1.0, "complex_human_instruction": None, "use_resolution_binning": False,
             "height": 32, "width": 32}  # fmt: skip
     tokens = 4
+    cli = None  # the sizes it rounds to are those of the real models
     grid = (16, 16)
 
     @pytest.fixture(scope="class")
@@ -47,6 +48,7 @@ class TestSanaSprint(tiny.PipelineContract):
     call = {"complex_human_instruction": None, "use_resolution_binning": False, "height": 32, "width": 32}
     cfg = {}  # the pipeline has none: its guidance_scale is an input of the model
     tokens = 4
+    cli = None  # the sizes it rounds to are those of the real models
     grid = (16, 16)
 
     @pytest.fixture(scope="class")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,22 +9,38 @@ from diffusers import (
     AutoencoderKLWan,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
 )
+from diffusers.pipelines.wan import pipeline_wan_i2v, pipeline_wan_vace
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 import tiny_pipelines as tiny
 from specs import wan
-from test_contract import error, run
-from tiny_videos import VideoContract
+from test_contract import error, fingerprint, run, untouched, watched
+from tiny_videos import ShortVideoContract, VideoContract
 from vsf import VSF, negative_guidance
 
 
-def vae() -> AutoencoderKLWan:
+def vae(true_to_size: bool = False) -> AutoencoderKLWan:
+    """A small one that decodes only, or one that shrinks space by 8 and time by 4, as pictures to start from need."""
+    size: dict[str, Any] = {"dim_mult": [1, 1], "temperal_downsample": [False]}
+    if true_to_size:
+        size = {"dim_mult": [1, 1, 1, 1], "temperal_downsample": [False, True, True]}
     return AutoencoderKLWan(
-        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    ).eval()  # fmt: skip
+        base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **size
+    ).eval()
+
+
+@pytest.fixture(autouse=True)
+def _without_ftfy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These two pipelines ask for ftfy, which mends broken text; there is none here."""
+    for module in (pipeline_wan_i2v, pipeline_wan_vace):
+        monkeypatch.setattr(module, "ftfy", SimpleNamespace(fix_text=lambda text: text), raising=False)
 
 
 def stock(**more: Any) -> WanPipeline:
@@ -65,6 +82,112 @@ class TestWan22(VideoContract):
             assert all(m.blocks[0].attn2.processor.__class__.__name__.startswith("Guided")
                        for m in (pipe.transformer, pipe.transformer_2))  # fmt: skip
         assert guided.suppression().steps == [0, 1]
+
+
+def pictures(n: int) -> list[Image.Image]:
+    rows = torch.randint(0, 255, (n, 32, 32, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    return [Image.fromarray(row.numpy()) for row in rows]
+
+
+def transformer(seed: int, kind: type = WanTransformer3DModel, **config: Any) -> Any:
+    """Like that of the spec, with channels for the picture to start from."""
+    small = {k: v for k, v in wan.build(torch.float32, kind).config.items() if not k.startswith("_")}
+    torch.manual_seed(seed)
+    return kind(**small | config).eval().requires_grad_(False)
+
+
+class TestWanVACE(ShortVideoContract):
+    """Guided in the blocks of the control branch, too."""
+
+    call = {"guidance_scale": 1.0, "video": pictures(5), "mask": [Image.new("L", (32, 32), 255)] * 5}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        model = transformer(0, WanVACETransformer3DModel, vace_in_channels=2 * 4 + 64)
+        made = WanVACEPipeline(
+            tiny.tokenizer("t5"), tiny.t5(), vae(True), tiny.scheduler(shift=3.0), transformer=tiny.noisy(model)
+        )
+        return tiny.saved(made, tmp_path_factory.mktemp("wan-vace"))
+
+    def draw(self, pipe: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # The pipeline takes no list of generators.
+        return super().draw(pipe, *args, **{"generator": torch.Generator().manual_seed(0)} | kwargs)
+
+    def test_both_branches_are_guided(self, pipe: Any) -> None:
+        with watched() as calls, negative_guidance(pipe, VSF(3.0), "wheels, chain"):
+            self.draw(pipe, num_inference_steps=1)
+        assert len(calls) == len(pipe.transformer.blocks) + len(pipe.transformer.vace_blocks)
+
+
+class TestWan21ImageToVideo(ShortVideoContract):
+    """With an image encoder, whose tokens stand in front of the text."""
+
+    call = {"guidance_scale": 1.0, "image": pictures(1)[0]}
+    limit = wan.TEXT
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        model = transformer(0, in_channels=12, out_channels=4, image_dim=12, added_kv_proj_dim=32)
+        config = CLIPVisionConfig(
+            hidden_size=12,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        )
+        processor = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+        made = WanImageToVideoPipeline(
+            tiny.tokenizer("t5"), tiny.t5(), vae(True), tiny.scheduler(shift=3.0), processor,
+            CLIPVisionModel(config).eval(), model,
+        )  # fmt: skip
+        return tiny.saved(made, tmp_path_factory.mktemp("wan21-i2v"))
+
+    def test_the_negative_does_not_leak_into_the_image_branch(self, pipe: Any) -> None:
+        seen: list[torch.Tensor] = []
+        handles = [
+            layer.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+            for block in pipe.transformer.blocks
+            for layer in (block.attn2.add_k_proj, block.attn2.add_v_proj)
+        ]
+        self.draw(pipe)
+        n = len(seen)
+        with negative_guidance(pipe, VSF(3.0), "wheels, chain"):
+            self.draw(pipe)
+        for handle in handles:
+            handle.remove()
+        tokens = (8 // 4) ** 2 + 1
+        assert n == 2 * 2 * len(pipe.transformer.blocks) and len(seen) == 2 * n
+        assert all(a.shape[1] == tokens and torch.equal(a, b) for a, b in zip(seen[:n], seen[n:], strict=True))
+
+
+class TestWan22ImageToVideo(ShortVideoContract):
+    """Two transformers, the picture in the channels of their input alone."""
+
+    call = {"guidance_scale": 1.0, "image": pictures(1)[0]}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        first, second = (transformer(seed, in_channels=12, out_channels=4) for seed in (0, 1))
+        made = WanImageToVideoPipeline(
+            tiny.tokenizer("t5"), tiny.t5(), vae(True), tiny.scheduler(shift=3.0), transformer=first,
+            transformer_2=second, boundary_ratio=0.9,
+        )  # fmt: skip
+        return tiny.saved(made, tmp_path_factory.mktemp("wan22-i2v"))
+
+    def test_both_transformers_are_guided_and_restored(self, pipe: Any) -> None:
+        models = [pipe.transformer, pipe.transformer_2]
+        before, ran = [fingerprint(m) for m in models], []
+        handles = [m.register_forward_hook(lambda m, *_: ran.append(m)) for m in models]
+        with watched() as calls, negative_guidance(pipe, VSF(3.0), "wheels, chain"):
+            self.draw(pipe)
+        for handle in handles:
+            handle.remove()
+        assert ran == models and len(calls) == sum(len(m.blocks) for m in models)
+        assert all(untouched(m, b) for m, b in zip(models, before, strict=True))
 
 
 @pytest.mark.parametrize("kind", [WanTransformer3DModel, SkyReelsV2Transformer3DModel])

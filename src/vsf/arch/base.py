@@ -245,6 +245,9 @@ class Family(ABC):
     text_argument: ClassVar[str] = "encoder_hidden_states"
     #: For a family with taps: whether they bring the negative tokens in, so that `extend` does not.
     late: ClassVar[bool] = True
+    #: The tokenizers that, in pipelines with several, serve the pooled embedding alone, which stays the positive
+    #: prompt's: what they cut off a negative is not missed.
+    pooled: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:

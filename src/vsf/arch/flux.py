@@ -24,6 +24,7 @@ class Flux(Family):
     name = "Flux.1"
     models = ("FluxTransformer2DModel",)
     geometry = "text_first"
+    pooled = ("tokenizer",)
     #: The columns of `txt_ids` that count the tokens from the first on; the others are the same for all tokens.
     counted: ClassVar[tuple[int, ...]] = ()
 

@@ -24,6 +24,7 @@ class HunyuanVideo(Family):
     name = "HunyuanVideo"
     models = ("HunyuanVideoTransformer3DModel",)
     geometry = "image_first"
+    pooled = ("tokenizer_2",)
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
         return [b.attn for b in [*model.transformer_blocks, *model.single_transformer_blocks]]  # pyright: ignore

@@ -185,7 +185,7 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The inverse of `to_dict`. Raises RunError."""
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("version") != VERSION:
             raise RunError(f"not a plan of {FORMAT} version {VERSION}")
         try:
             given = {f.name: data[f.name] for f in fields(cls) if f.name in data}
@@ -294,7 +294,8 @@ class Run:
                 differ = [k for k in new if new[k] != old.get(k)]
                 raise RunError(f"{folder} holds a run with other {', '.join(differ)}; give another folder")
             return run
-        if folder.exists() and any(p.name != "cases.jsonl" for p in folder.iterdir()):
+        # A name with a dot: a lock, or the unfinished file of someone who was killed right here.
+        if folder.exists() and any(p.name != "cases.jsonl" and not p.name.startswith(".") for p in folder.iterdir()):
             raise RunError(f"{folder} is not empty and holds no run; give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         save_cases(cases, folder / "cases.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from .demo import demo
 from .generate import generate
 from .info import info
 from .models import models
+from .ui import ui
 
 __all__ = ["app", "main"]
 
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 app.command(epilog="Every picture carries its settings. [dim]Words the demo model knows: vsf info[/dim]")(generate)
 app.command()(models)
+app.command()(ui)
 app.command()(info)
 app.add_typer(demo, name="demo")
 app.add_typer(bench, name="bench")
@@ -54,5 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # Indented lines are a list, one thing each; all else is one line, however a library broke it.
+    head, *rest = re.split(r"\n(?=  )", message)
+    print("\n  ".join(" ".join(part.split()) for part in ("error: " + head, *rest)), file=sys.stderr)
     return code

@@ -20,7 +20,10 @@ from ..guidance import METHODS, Guidance, Knob, knobs
 if TYPE_CHECKING:
     from ..presets import Preset
 
-__all__ = ["Problem", "choose", "given_knobs", "make_guidance", "progress_bar", "quiet_libraries", "with_knobs", "writable"]
+__all__ = [
+    "Problem", "block_text", "choose", "given_knobs", "make_guidance", "progress_bar", "quiet_libraries", "with_knobs",
+    "writable",
+]  # fmt: skip
 
 
 class Problem(Exception):
@@ -59,6 +62,17 @@ def _option(name: str, by_method: dict[str, Knob]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
 
 
+def _blocks() -> inspect.Parameter:
+    option = typer.Option(
+        "--blocks",
+        help="numbers of the transformer blocks that are guided, such as 0-18,24 (default all)",
+        metavar="LIST",
+        rich_help_panel="Settings of the method",
+        show_default=False,
+    )
+    return inspect.Parameter("blocks", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
+
+
 def _word(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -67,7 +81,7 @@ def with_knobs(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command with `**given` one option per knob of all methods."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [_option(name, by_method) for name, by_method in _all_knobs().items()]
+    options = [*(_option(name, by_method) for name, by_method in _all_knobs().items()), _blocks()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options
     setattr(command, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -90,8 +104,13 @@ def given_knobs(method: str, given: dict[str, str | None]) -> dict[str, Any]:
     for name, text in given.items():
         if text is None:
             continue
+        if name == "blocks" and METHODS[method].negative in ("keys", "branch"):
+            values[name] = _block_numbers(text)
+            continue
         if name not in own:
-            has = f"it has {', '.join('--' + k for k in own)}" if METHODS[method].negative != "none" else "it has none"
+            # CFG has the fields start and stop like every method, but the pipeline that runs it does not.
+            has = ["--" + k for k in own if METHODS[method].negative != "pipeline" or k not in ("start", "stop")]
+            has = f"it has {', '.join(has)}" if METHODS[method].negative != "none" else "it has none"
             raise Problem(f"method {method} has no setting --{name}; {has}")
         if own[name].choices:
             values[name] = text
@@ -106,16 +125,50 @@ def given_knobs(method: str, given: dict[str, str | None]) -> dict[str, Any]:
     return values
 
 
+def _block_numbers(text: str) -> tuple[int, ...] | None:
+    if text.strip().lower() == "all":
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
+            raise Problem(f"--blocks is {text!r}; allowed: numbers and ranges such as 0-18,24, or all")
+        if dash and int(last) < int(first):
+            raise Problem(f"--blocks is {text!r}; the range {part.strip()} ends before it begins")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(sorted(set(found)))
+
+
+def block_text(blocks: tuple[int, ...]) -> str:
+    """The text that `--blocks` reads as these numbers."""
+    runs: list[list[int]] = []
+    for block in sorted(set(blocks)):
+        if runs and runs[-1][-1] == block - 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs) or "none"
+
+
 def make_guidance(method: str, values: dict[str, Any], demo: bool, preset: Preset | None = None) -> Guidance:
     """The method with the given values over its defaults; VSF starts from what is recommended for the model."""
     try:
         if preset is not None and method == "vsf":
-            return replace(preset.guidance(), **values)
+            return _over(preset.guidance(), values)
         if demo and method == RECOMMENDED.label:
-            return replace(RECOMMENDED, **values)
+            return _over(RECOMMENDED, values)
         return METHODS[method](**values)
     except (ValueError, TypeError) as error:
         raise Problem(str(error)) from error
+
+
+def _over(base: Guidance, values: dict[str, Any]) -> Guidance:
+    """The given values over those of `base`; an end of its range that the given other end rules out is let go."""
+    if "start" in values and "stop" not in values and values["start"] >= base.stop:
+        values = values | {"stop": 1.0}
+    if "stop" in values and "start" not in values and values["stop"] <= base.start:
+        values = values | {"start": 0.0}
+    return replace(base, **values)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -134,7 +134,9 @@ def train(
 
     try:
         chosen = Recipe.load(recipe)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise Problem(f"cannot read the recipe {recipe}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, TypeError) as error:
         raise Problem(f"the recipe {recipe} cannot be used: {error}") from error
     from ..demo.train import train as run
 

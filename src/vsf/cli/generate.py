@@ -17,6 +17,7 @@ from ..guidance import METHODS
 from ..prompt import join_negatives, parse_negative, split_prompt
 from .common import (
     Problem,
+    block_text,
     choose,
     given_knobs,
     make_guidance,
@@ -46,6 +47,19 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
+def _picture(file: Path, mode: str) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None) or "it is no picture"
+        raise Problem(f"cannot read the picture {file}: {why.lower()}") from error
+    picture.info = {"from": str(file)}  # for the settings
+    return picture
+
+
 def _dtype(text: str | None) -> Any:
     if text is None:
         return None
@@ -56,14 +70,24 @@ def _dtype(text: str | None) -> Any:
 
 @contextmanager
 def as_problems() -> Iterator[None]:
-    """What the library says about bad input, as one sentence."""
+    """What the library says about bad input, as one sentence, and about settings without effect as a warning."""
+    import warnings
+
     import torch
 
     from ..arch import UnsupportedModel
     from ..draw import ModelError
+    from ..guide import NothingGuided
 
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        warn(str(message)) if issubclass(category, NothingGuided) else shown(message, category, *where, **more)
+
+    shown = warnings.showwarning
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NothingGuided)
+            warnings.showwarning = show
+            yield
     except (ValueError, TypeError, UnsupportedModel, ModelError) as error:
         raise Problem(str(error)) from error
     except torch.OutOfMemoryError as error:
@@ -141,6 +165,14 @@ def generate(
         int | None,
         typer.Option(min=1, max=10_000, help="Frames of a video (default: the model's own).", show_default=False),
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Picture to edit, to fill or to set in motion, where the model does that.", show_default=False),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Where to draw anew (white) in that picture, for models that fill.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -209,8 +241,8 @@ def generate(
     if preset is None and (model_path is not None or no_lora):
         name = "--no-lora" if model_path is None else "--model-path"
         raise Problem(f"{name} goes with a preset; --model is {model!r}; see vsf models")
-    if preset is not None and preset.needs_image:
-        raise Problem(f"{preset.name} edits a picture, which vsf generate cannot give it; use it from Python")
+    if preset is not None and preset.needs_image and image is None:
+        raise Problem(f"{preset.name} starts from a picture; give it with --image FILE")
     if model_path is not None and not model_path.is_dir():
         raise Problem(f"--model-path is {model_path}, which is no folder")
     steps = steps or (8 if preset is None else preset.steps)
@@ -219,6 +251,9 @@ def generate(
         extra = {k: v for k, v in extra.items() if k not in ("timesteps", "sigmas")}
     if frames is not None:
         extra["num_frames"] = frames
+    for argument, file, mode in (("image", image, "RGB"), ("mask_image", mask, "L")):
+        if file is not None:
+            extra[argument] = _picture(file, mode)
     if guidance_scale is None:
         guidance_scale = 0.0 if preset is None else preset.guidance_scale
 
@@ -252,6 +287,12 @@ def generate(
     video = "num_frames" in inspect.signature(type(pipe).__call__).parameters
     if frames is not None and not video:
         raise Problem(f"--frames is for video models; {type(pipe).__name__} makes pictures")
+    for option, argument in (("--image", "image"), ("--mask", "mask_image")):
+        parameter = inspect.signature(type(pipe).__call__).parameters.get(argument)
+        if argument in extra and parameter is None:
+            raise Problem(f"{type(pipe).__name__} takes no {option}")
+        if argument not in extra and parameter is not None and parameter.default is inspect.Parameter.empty:
+            raise Problem(f"{type(pipe).__name__} needs {option} FILE")
     if video and map:
         raise Problem(f"--map is for pictures; {type(pipe).__name__} makes videos")
     out = out or writable(Path("vsf.gif" if video else "vsf.png"), ".gif" if video else ".png")
@@ -285,7 +326,10 @@ def map_str(files: list[Path]) -> list[str]:
 def _describe(request: Request) -> str:
     from ..demo.evaluate import describe
 
-    return describe(request.guidance.settings()) if request.guided else "not guided"
+    settings = request.guidance.settings()
+    if settings["blocks"] is not None:
+        settings["blocks"] = block_text(settings["blocks"])
+    return describe(settings) if request.guided else "not guided"
 
 
 def _save(

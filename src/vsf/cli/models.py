@@ -49,7 +49,8 @@ def _table(presets: list[Preset]) -> None:
         )
         console.print(line, highlight=False)
         parts = [f"{p.checkpoint}  {p.pipeline}  (scale {status})", *(f"+ LoRA {lo.repo} {lo.strength:g}" for lo in p.loras)]
-        for part in [*parts, *([] if p.few_step else ["not a few-step model"])]:
+        parts += ([] if p.few_step else ["not a few-step model"]) + (["needs --image FILE"] if p.needs_image else [])
+        for part in parts:
             console.print(Text(f"  {part}", style="dim"), highlight=False, soft_wrap=True)
     console.print("\nNone was measured in this project. The source of every number: vsf models NAME", highlight=False)
 

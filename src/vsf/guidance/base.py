@@ -62,6 +62,10 @@ def _number(value: Any) -> float:
 class Guidance(ABC):
     """Base of all methods. Subclasses are frozen dataclasses whose `combine` is the method's equation.
 
+    Every method has `start` and `stop`, the range of steps that is guided as fractions of all steps (one number, or one
+    per sample), and `blocks`, the numbers of the transformer blocks that are guided (None: all; the same for all
+    samples).
+
     Raises:
         TypeError: a knob is not a number (or, where allowed, a sequence of numbers, one per sample).
         ValueError: a knob is NaN, infinite or out of its range, or `start` > `stop`.
@@ -76,13 +80,13 @@ class Guidance(ABC):
     #: The name in command lines and records.
     label: ClassVar[str] = ""
 
-    start: float = field(
+    start: PerSample = field(
         default=0.0, kw_only=True,
-        metadata={"knob": {"help": "first guided step, as a fraction of all steps", "maximum": 1.0}},
+        metadata={"knob": {"help": "first guided step, as a fraction of all steps", "maximum": 1.0, "per_sample": True}},
     )  # fmt: skip
-    stop: float = field(
+    stop: PerSample = field(
         default=1.0, kw_only=True,
-        metadata={"knob": {"help": "where guidance ends, as a fraction of all steps", "maximum": 1.0}},
+        metadata={"knob": {"help": "where guidance ends, as a fraction of all steps", "maximum": 1.0, "per_sample": True}},
     )  # fmt: skip
     blocks: tuple[int, ...] | None = field(default=None, kw_only=True)
 
@@ -96,14 +100,16 @@ class Guidance(ABC):
             if value is None and spec.optional:
                 continue
             object.__setattr__(self, name, self._checked(spec, value))
-        if self.start > self.stop:
-            raise ValueError(
-                f"{type(self).__name__}: start ({self.start}) must not be greater than stop ({self.stop})"
-            )
+        for start, stop in self.ranges:
+            if start > stop:
+                raise ValueError(f"{type(self).__name__}: start ({start}) must not be greater than stop ({stop})")
         if self.blocks is not None:
-            blocks = tuple(self.blocks)
-            if not all(isinstance(b, int) and b >= 0 for b in blocks):
-                raise ValueError(f"{type(self).__name__}.blocks is {self.blocks!r}; allowed: block numbers from 0 up")
+            blocks = self.blocks
+            blocks = tuple(blocks) if isinstance(blocks, Iterable) and not isinstance(blocks, str) else (None,)
+            if not all(isinstance(b, int) and not isinstance(b, bool) and b >= 0 for b in blocks):
+                raise ValueError(
+                    f"{type(self).__name__}.blocks is {self.blocks!r}; allowed: a sequence of block numbers from 0 up"
+                )
             object.__setattr__(self, "blocks", blocks)
 
     def _checked(self, spec: Knob, value: Any) -> Any:
@@ -129,6 +135,22 @@ class Guidance(ABC):
             limits = [f"{spec.minimum:g} to {spec.maximum:g}"] if spec.maximum < math.inf else limits
             raise ValueError(f"{where} is {number}; allowed: {limits[0]}{', or inf' if spec.infinite else ''}")
         return number
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """`(start, stop)` per sample; a single pair where it is the same for all.
+
+        Raises:
+            ValueError: different numbers of values.
+        """
+        starts, stops = (x if isinstance(x, tuple) else (x,) for x in (self.start, self.stop))
+        n = max(len(starts), len(stops))
+        if {len(starts), len(stops)} - {1, n}:
+            raise ValueError(
+                f"{type(self).__name__}: {len(starts)} values of start and {len(stops)} of stop; give as many, or one"
+            )
+        pairs = tuple(zip(starts * (n // len(starts)), stops * (n // len(stops)), strict=True))
+        return pairs if len(set(pairs)) > 1 else pairs[:1]
 
     @property
     def neutral(self) -> bool:

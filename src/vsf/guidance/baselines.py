@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import Guidance, PerSample, knob
 
@@ -45,7 +45,7 @@ class CFG(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.start, self.stop) != (0.0, 1.0) or self.blocks is not None:
+        if self.ranges != ((0.0, 1.0),) or self.blocks is not None:
             raise ValueError("CFG runs through the pipeline's own implementation, which has no start, stop and blocks")
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
@@ -98,13 +98,14 @@ class NAG(Guidance):
         return self._all("scale", 1.0) or self._all("alpha", 0.0)
 
     def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
-        scale, tau, alpha = (knob[name].to(pos.out.dtype) for name in ("scale", "tau", "alpha"))
+        scale, alpha = (knob[name].to(pos.out.dtype) for name in ("scale", "alpha"))
         # G and Z are written as Z+ plus a correction, so that scale 1 and alpha 0 leave the model bit-equal.
         g = pos.out + (scale - 1) * (pos.out - neg.out)
-        r = _l1(g) / _l1(pos.out).clamp_min(1e-6)
-        g = g * (tau / r.clamp_min(1e-6)).clamp_max(1.0)
+        tau = knob["tau"]  # at least fp32: the sum over all channels overflows fp16 and loses most digits of bf16
+        r = _l1(g, tau.dtype) / _l1(pos.out, tau.dtype).clamp_min(1e-6)
+        g = g * (tau / r.clamp_min(1e-6)).clamp_max(1.0).to(g.dtype)
         return pos.out + alpha * (g - pos.out)
 
 
-def _l1(x: Tensor) -> Tensor:
-    return x.abs().sum((1, 3), keepdim=True)
+def _l1(x: Tensor, dtype: Any) -> Tensor:
+    return x.abs().sum((1, 3), keepdim=True, dtype=dtype)

@@ -81,10 +81,11 @@ class VSF(Guidance):
         w = self.share(pos, neg, knob)
         w = w.to(pos.out.dtype)
         # lerp(a, b, w) = a + w (b - a): exactly the unguided output where w is 0.
-        if self.normalize is None and not pos.out.requires_grad and not neg.out.requires_grad:
+        limited = "normalize" in knob  # not self.normalize, whose value would become a part of a compiled graph
+        if not limited and not pos.out.requires_grad and not neg.out.requires_grad:
             return pos.out.lerp_(neg.out, w)  # in place: nobody needs the unguided output any more
         z = pos.out.lerp(neg.out, w)
-        if self.normalize is not None:
+        if limited:
             z = z * (knob["normalize"] * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
         return z
 

@@ -1,7 +1,85 @@
+"""`vsf bench demo`."""
+
 from __future__ import annotations
 
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from ..common import Problem, progress_bar, quiet_libraries, say
+from ..generate import as_problems
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; what is in it already is not done again.")] = Path(
+        "out/bench-demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="The same path with a few cases: to see it work.")] = False,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Take the settings that come with vsf instead of sweeping.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Processes that draw (one per core, up to 8).", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sweep and of the tests.")] = 0,
+) -> None:
+    """The whole benchmark on the demo model: sweep on dev, frozen test, controls, ablations, page.
+
+    vsf bench demo --quick
+
+    Under 30 minutes on two CPU cores, --quick under 2. Stopped, it goes on where it was.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+    from ...bench.demo import FULL, QUICK, run_demo
+    from ...bench.plots import PlotError
+    from ...bench.run import RunError
+    from ...bench.sweep import SweepError
+
+    try:
+        with as_problems(), _stages() as stage:
+            quiet_libraries()
+            page, table = run_demo(
+                out,
+                QUICK if quick else FULL,
+                workers=workers or min(8, os.cpu_count() or 1),
+                frozen=frozen,
+                seed=seed,
+                progress=stage,
+            )
+    except (RunError, SweepError, PlotError) as error:
+        raise Problem(str(error)) from error
+    except OSError as error:
+        raise Problem(f"cannot write in {out}: {error.strerror or error}") from error
+    say(table.read_text("utf-8"))
+    say(f"{page}  {table}")
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar per stage, and a line on stderr where that is no terminal."""
+    begun = time.monotonic()
+    with ExitStack() as stack:
+        at: dict[str, Callable[[int, int], None]] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in at:
+                stack.close()
+                at[stage] = stack.enter_context(progress_bar(stage, total))
+                if not sys.stderr.isatty():
+                    print(f"{time.monotonic() - begun:6.0f} s  {stage} ({total})", file=sys.stderr, flush=True)
+            at[stage](done, total)
+
+        yield update
 
 
 def register(bench: typer.Typer) -> None:
     """Add the commands of this file."""
+    bench.command()(demo)

@@ -1,0 +1,247 @@
+"""What all judges share: pictures without their method, one answer per picture, and how a run is judged.
+
+Judging is an act of its own: it reads a run, finished or not, and writes answers beside it. A judge sees a picture and
+the questions of its case. Neither the method nor its settings are part of what it is asked about, pictures come in a
+seeded order over all methods, and what leaves this machine is re-coded from the pixels under an opaque id.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..cases import Case
+from ..controls import kept as kept_parts
+from ..run import Answer, Run, RunError, Store, Unit
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Item", "Judge", "JudgeError", "PictureError", "Tally", "items", "judge_run", "tally"]
+
+_LONGEST_REASON = 300
+
+
+class JudgeError(RuntimeError):
+    """This judge cannot go on, for a reason that the next picture would meet, too (a wrong key, no such model). What
+    it has answered so far is kept."""
+
+
+class PictureError(ValueError):
+    """A picture is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to judge.
+
+    Attributes:
+        id: opaque, and the only name of it that may leave this machine.
+        unit: its name in the run, which names the point. Not for the judge's eyes.
+        image: its file, which names the point and may carry settings. Not for the judge's eyes.
+        case: what is asked.
+        kept: the object's other parts, which must still be there; may be empty.
+    """
+
+    id: str
+    unit: str
+    image: Path
+    case: Case
+    kept: tuple[str, ...] = ()
+
+    def picture(self) -> Image.Image:
+        """The picture in RGB, without anything that its file says beside the pixels. Raises PictureError."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.image, formats=("PNG",)) as image:
+                pixels = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise PictureError(f"the picture cannot be read ({type(error).__name__})") from error
+        pixels.info.clear()
+        return pixels
+
+    def png(self) -> bytes:
+        """The picture as a PNG with nothing in it but the pixels: equal pictures give equal bytes. Raises
+        PictureError."""
+        buffer = BytesIO()
+        self.picture().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def judged(self, **given: Any) -> Answer:
+        """The answer to this picture."""
+        return Answer(self.unit, **given)
+
+    def not_judged(self, reason: str, details: Mapping[str, Any] | None = None) -> Answer:
+        """The answer that there is none, with one line that says why."""
+        return Answer(
+            self.unit, "not judged", reason=" ".join(reason.split())[:_LONGEST_REASON], details=details or {}
+        )
+
+
+class Judge(Protocol):
+    """Whoever answers questions about pictures."""
+
+    def about(self) -> dict[str, Any]:
+        """Everything that the answers depend on, as plain data: "kind", model, version of the questions. Two judges
+        with the same are the same judge; nothing secret."""
+        ...
+
+    def read(self, items: Sequence[Item]) -> Iterable[Answer]:
+        """One answer per item, in any order, each as soon as it is there.
+
+        An answer may depend on its own item only, not on which others are asked for. What cannot be judged is
+        answered by `Item.not_judged`.
+
+        Raises:
+            JudgeError: no further picture can be judged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How far a judge is with a run.
+
+    Attributes:
+        judged: pictures that are judged.
+        not_judged: those that could not be, by reason (what stands before its colon).
+        waiting: pictures that are drawn and not answered.
+        undrawn: pictures of the plan that are not there yet.
+        spent: sums of what answers note under "usage" (requests, tokens); empty for judges without.
+    """
+
+    judged: int
+    not_judged: Mapping[str, int]
+    waiting: int
+    undrawn: int
+    spent: Mapping[str, int] = field(default_factory=dict)
+
+
+def _order(seed: int, text: str) -> bytes:
+    return sha256(f"{seed}|{text}".encode()).digest()
+
+
+def items(run: Run, units: Iterable[Unit], seed: int = 0) -> list[Item]:
+    """The units as judges get them, in an order that the seed decides and that mixes all methods.
+
+    A picture's place relative to another depends on nothing but the seed and the two.
+    """
+    return [
+        Item(
+            id=sha256(f"{run.plan.cases_hash}|{seed}|{unit.id}".encode()).hexdigest()[:20],
+            unit=unit.id,
+            image=run.image(unit),
+            case=run.case[unit.case],
+            kept=kept_parts(run.case[unit.case]),
+        )
+        for unit in sorted(units, key=lambda unit: _order(seed, unit.id))
+    ]
+
+
+def waiting(run: Run, name: str, retry: bool = False) -> tuple[list[Unit], dict[str, Mapping[str, Any]]]:
+    """Drawn units that a judge has not answered; with `retry` also those it could not judge, and what was noted about
+    them."""
+    drawn = run.records.keys()
+    store = run.answers(name)
+    there = store.keys()
+    earlier: dict[str, Mapping[str, Any]] = {}
+    if retry:
+        for unit in there:
+            answer = store.get(unit)
+            if answer["status"] != "judged":
+                earlier[unit] = answer["details"]
+    return [u for u in run.plan.units if u.id in drawn and (u.id not in there or u.id in earlier)], earlier
+
+
+def enroll(run: Run, name: str, about: Mapping[str, Any], **more: Any) -> Store:
+    """Note who judges under this name, and give the store of the answers.
+
+    Raises:
+        RunError: another judge has this name, or the name is not fit for a folder.
+    """
+    if name in run.judges():
+        old = run.judge(name)
+        plain = Answer("", details=about)  # through JSON and back, as `old` was
+        if differ := [k for k, v in _plain(plain.details).items() if old.get(k) != v]:
+            raise RunError(
+                f"{run.folder} was judged by another {name!r} (other {', '.join(differ)}); give this judge another name"
+            )
+        return run.set_judge(name, {**old, **more})
+    return run.set_judge(name, {**about, **more})
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    from ...images import _plain as plain
+
+    return json.loads(json.dumps(plain(data)))
+
+
+def judge_run(
+    run: Run,
+    judge: Judge,
+    name: str,
+    *,
+    seed: int = 0,
+    retry: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tally:
+    """Let a judge answer for every drawn picture that it has not answered yet.
+
+    It may be killed at any moment and called again: every answer is a file of its own, written whole. A run that is
+    still being drawn can be judged, too, and again later. `progress` is called with (answers so far, answers in all).
+
+    Args:
+        name: under which the answers are kept, `judges/NAME`.
+        seed: decides the order.
+        retry: ask again about pictures that could not be judged.
+
+    Raises:
+        RunError: the name belongs to another judge.
+        JudgeError: the judge cannot go on; what it answered is kept.
+    """
+    store = enroll(run, name, judge.about(), seed=seed)
+    units, earlier = waiting(run, name, retry)
+    todo = items(run, units, seed)
+    asked = {item.unit for item in todo}
+    if progress:
+        progress(0, len(todo))
+    for done, answer in enumerate(judge.read(todo), 1):
+        if answer.unit not in asked:
+            raise RuntimeError(f"the judge answered for {answer.unit!r}, which is not or no longer asked for")
+        asked.discard(answer.unit)
+        if usage := earlier.get(answer.unit, {}).get("usage"):
+            total = {k: usage.get(k, 0) + v for k, v in answer.details.get("usage", {}).items()}
+            answer = replace(answer, details={**answer.details, "usage": total or usage})
+        store.put(answer.unit, asdict(answer))
+        if progress:
+            progress(done, len(todo))
+    result = tally(run, name)
+    if result.spent:
+        prices = getattr(judge, "prices", None)
+        cost = {} if prices is None else {"cost": prices.cost(result.spent)}
+        run.set_judge(name, {**run.judge(name), "spent": {**result.spent, **cost}})
+    return result
+
+
+def tally(run: Run, name: str) -> Tally:
+    """How far a judge is."""
+    reasons: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    judged = 0
+    for answer in run.judged(name):
+        spent.update(answer.details.get("usage", {}))
+        if answer.status == "judged":
+            judged += 1
+        else:
+            reasons[(answer.reason or "no reason given").partition(":")[0]] += 1
+    planned = {unit.id for unit in run.plan.units}
+    drawn = len(planned & run.records.keys())
+    return Tally(judged, dict(reasons), drawn - judged - reasons.total(), len(planned) - drawn, dict(spent))

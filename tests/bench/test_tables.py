@@ -1,0 +1,209 @@
+"""From answers to figures, on runs written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_runs import make_run, point, says
+
+from vsf import stats
+from vsf.bench.run import Run, RunError, Unit
+from vsf.bench.tables import (
+    METRICS,
+    Results,
+    agreement,
+    compare,
+    describe,
+    group_of,
+    is_ablation,
+    markdown,
+    tradeoff,
+)
+
+POINTS = (point("none"), point("vsf"), point("nag"))
+
+
+def index(unit: Unit) -> int:
+    return int(unit.case.removeprefix("case-"))
+
+
+def half_gone(unit: Unit) -> dict[str, Any]:
+    """VSF removes in every case, NAG in the even ones; unrelated negatives remove in case 0; case 5 is of low quality."""
+    true = {"none": False, "vsf": True, "nag": index(unit) % 2 == 0}[unit.point]
+    gone = index(unit) == 0 if unit.kind == "unrelated" else true
+    return says(True, gone, 0.3 if index(unit) == 5 else 0.9, kept=0.5, identity=True)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results.load([make_run(tmp_path / "run", POINTS, {"made": half_gone}, threshold=0.4)])
+
+
+def test_every_figure_is_the_mean_of_its_definition(results: Results):
+    got = {name: {m: i.mean for m, i in results.scores(name).items()} for name in results.points}
+    sixth = 1 / 6
+    assert got["vsf"] == pytest.approx({
+        "positive": 1, "negative": 1, "quality": (5 * 0.9 + 0.3) / 6, "negative_unrelated": sixth,
+        "specificity": 1 - sixth, "retention": 0.5, "identity": 1, "joint": 5 * sixth,
+        "intact": 4 * sixth, "balanced": (5 * sixth + 4 * sixth) / 2,
+    })  # fmt: skip
+    assert got["nag"]["negative"] == 0.5 and got["nag"]["specificity"] == pytest.approx(0.5 - sixth)
+    # Without guidance the control is the same picture: nothing is specific about it.
+    assert got["none"]["negative"] == got["none"]["negative_unrelated"] == got["none"]["specificity"] == 0.0
+    assert list(got["vsf"]) == list(METRICS)
+
+
+def test_intervals_are_clustered_by_case(results: Results):
+    values = results.values("nag", "negative")
+    assert results.interval("nag", "negative") == stats.cluster_proportion(
+        list(values.values()), [case for case, _ in values]
+    )
+    assert results.interval("nag", "negative").clusters == 6 and len(values) == 12
+
+
+def test_what_was_not_judged_counts_as_nothing_and_is_counted(tmp_path: Path):
+    def some(unit: Unit):
+        if index(unit) == 0:
+            return {"status": "not judged", "reason": "refused: no"}
+        if index(unit) == 1:
+            return None
+        return says(True, unit.point == "vsf")
+
+    run = make_run(tmp_path / "run", POINTS, {"made": some})
+    run.records.path(Unit("vsf", "case-2", 0).id).unlink()
+    results = Results.load([run])
+    assert results.interval("vsf", "negative").n == 12 - 4 - 1
+    assert results.interval("vsf", "specificity").n == 12 - 4 - 1
+    assert dict(results.unjudged["vsf"]) == {"refused": 4, "not asked yet": 4, "not drawn yet": 1}
+    # A comparison keeps the pairs that both have.
+    found = compare(results, "none", np.random.default_rng(0), metrics=["negative"])
+    assert [c.difference.n for c in found] == [7, 8] and found[0].difference.mean == 1.0
+
+
+def test_a_figure_nobody_gave_is_left_out(tmp_path: Path):
+    run = make_run(tmp_path / "run", POINTS[:2], {"made": lambda unit: {"quality": 0.7}})
+    scores = Results.load([run]).scores("vsf")
+    assert list(scores) == ["quality"] and scores["quality"].mean == pytest.approx(0.7)
+    assert "positive" not in markdown(Results.load([run]))
+
+
+def test_comparisons_are_those_of_the_definitions_and_holm_runs_over_all(results: Results):
+    found = compare(results, "vsf", np.random.default_rng(0), metrics=["negative", "quality"])
+    assert [(c.point, c.metric) for c in found] == [
+        ("none", "negative"), ("none", "quality"), ("nag", "negative"), ("nag", "quality"),
+    ]  # fmt: skip
+    none, _, nag, nag_quality = found
+    # Six cases that all went one way: 2 of 2^6 sign patterns. Twelve pictures: 2 of 2^12.
+    assert none.p == pytest.approx(2 / 64) and none.mcnemar == pytest.approx(2 / 4096)
+    assert (none.only_point, none.only_reference) == (0, 12)
+    assert nag.difference.mean == -0.5 and nag.p == pytest.approx(2 / 8) and nag.mcnemar == pytest.approx(2 / 64)
+    assert nag_quality.mcnemar is None and nag_quality.p == 1.0 and nag_quality.difference.mean == 0
+    assert [c.p_holm for c in found] == pytest.approx(stats.holm([c.p for c in found]).tolist())
+    assert [none.mcnemar_holm, nag.mcnemar_holm] == pytest.approx(stats.holm([none.mcnemar, nag.mcnemar]).tolist())
+
+
+def test_the_same_seed_gives_the_same_p_values(tmp_path: Path):
+    run = make_run(tmp_path / "run", POINTS, {"made": half_gone}, n=20)
+    first, second = (compare(Results.load([run]), "none", np.random.default_rng(3)) for _ in range(2))
+    assert first == second
+
+
+def test_points_of_several_runs_stand_side_by_side(tmp_path: Path):
+    one = make_run(tmp_path / "one", POINTS[:2], {"made": half_gone})
+    two = make_run(tmp_path / "two", (point("nag"), point("vsf", scale=9.0)), {"made": half_gone})
+    again = make_run(tmp_path / "three", (point("vsf"),), {"made": half_gone}, seeds=(1, 2))
+    results = Results.load([one, two, again])
+    assert list(results.points) == ["none", "vsf", "nag", "vsf@two"]
+    # The pictures of seed 1 are in two runs and count once.
+    assert results.interval("vsf", "negative").n == 18
+    assert results.points["vsf@two"].settings["scale"] == 9.0
+
+
+def test_the_judge_must_be_one_all_runs_have(tmp_path: Path):
+    one = make_run(tmp_path / "one", POINTS[:1], {"a": half_gone, "b": half_gone})
+    two = make_run(tmp_path / "two", POINTS[1:], {"b": half_gone})
+    none = make_run(tmp_path / "none", POINTS[:1], {})
+    assert Results.load([one, two]).judge == "b"
+    for runs, judge, words in (
+        ([one], None, "choose one with --judge: a, b"),
+        ([one, two], "a", "judge 'a' has not judged all of these runs; those who have: b"),
+        ([one, none], None, "was judged by nobody"),
+        ([], None, "no run"),
+    ):
+        with pytest.raises(RunError, match=words):
+            Results.load(runs, judge)
+    with pytest.raises(RunError, match="no point 'x'"):
+        compare(Results.load([two]), "x", np.random.default_rng(0))
+
+
+def test_runs_with_other_cases_under_the_same_id_or_other_thresholds_do_not_mix(tmp_path: Path):
+    from bench_runs import cases
+
+    one = make_run(tmp_path / "one", POINTS[:1], {"made": half_gone})
+    other = make_run(tmp_path / "two", POINTS[1:], {"made": half_gone}, case_set=cases(6, object="thing"))
+    stricter = make_run(tmp_path / "three", POINTS[1:], {"made": half_gone}, threshold=0.9)
+    with pytest.raises(RunError, match="case 'case-0' is not the same"):
+        Results.load([one, other])
+    with pytest.raises(RunError, match="threshold"):
+        Results.load([one, stricter])
+
+
+def test_agreement_of_two_judges(tmp_path: Path):
+    def other(unit: Unit) -> dict[str, Any]:
+        answer = half_gone(unit)
+        return {**answer, "answer_2": answer["answer_2"] != (index(unit) == 3)}
+
+    run = make_run(tmp_path / "run", POINTS, {"a": half_gone, "b": other, "c": lambda u: {"quality": 1.0}})
+    found = {(a.first, a.second, a.question): a for a in agreement([run])}
+    assert set(found) == {("a", "b", q) for q in ("answer_1", "answer_2", "identity")}
+    # Both always say yes: full agreement, and kappa is not defined.
+    assert found["a", "b", "answer_1"].kappa is None and found["a", "b", "answer_1"].same.mean == 1.0
+    two = found["a", "b", "answer_2"]
+    a, b = ([says(u)["answer_2"] for u in run.plan.units] for says in (half_gone, other))
+    expected = stats.cohen_kappa(a, b, [u.case for u in run.plan.units])
+    assert two.kappa == expected and two.n == 60 and two.same.mean == pytest.approx(5 / 6)
+
+
+def test_tradeoff_is_the_area_of_the_means_with_a_bootstrap_over_cases(tmp_path: Path):
+    def curve(unit: Unit) -> dict[str, Any]:
+        strong = unit.point == "vsf+2"
+        return says(not strong or index(unit) % 2 == 0, strong or index(unit) < 10)
+
+    run = make_run(tmp_path / "run", (point("vsf", "vsf"), point("vsf+2", "vsf", scale=9.0)), {"made": curve}, n=40)
+    results = Results.load([run])
+    area = tradeoff(results, ["vsf", "vsf+2"], np.random.default_rng(0))
+    # (.25, 1) and (1, .5)
+    assert area.mean == pytest.approx(0.25 * 1 + 0.75 * 0.5)
+    assert area.low < area.mean < area.high < area.mean + 0.25
+    assert area == tradeoff(results, ["vsf", "vsf+2"], np.random.default_rng(0))
+    assert tradeoff(results, ["vsf"], np.random.default_rng(0)).mean == pytest.approx(0.25)
+    assert tradeoff(results, [], np.random.default_rng(0)) is None
+
+
+def test_cost_comes_from_the_records(results: Results):
+    assert results.cost("none").seconds == 0.5 and results.cost("vsf").seconds == 1.0
+    assert results.cost("vsf").n == 24 and results.cost("vsf").peak_memory == 2**30
+
+
+def test_names_and_groups():
+    assert [group_of(n) for n in ("vsf", "vsf+2", "vsf,scale=2", "vsf-norm+3", "nag@two")] == [
+        "vsf", "vsf", "vsf", "vsf-norm", "nag",
+    ]  # fmt: skip
+    assert is_ablation(point("ablation-no-offset", "vsf")) and not is_ablation(point("vsf"))
+    assert describe(point("vsf", scale=2.0, stop=0.5).settings) == "vsf: stop 0.5, scale 2, offset 0.1"
+
+
+def test_the_markdown_table_has_the_published_scores_first(results: Results):
+    text = markdown(results)
+    assert text.splitlines()[0].startswith("| method | positive | negative | quality | unrelated | specificity |")
+    assert "| vsf | 1.000 (" in text and text.count("\n") == 5
+
+
+def test_an_empty_run_is_readable(tmp_path: Path):
+    run = make_run(tmp_path / "run", POINTS, {"made": lambda unit: None})
+    results = Results.load([Run.open(run.folder)])
+    assert results.scores("vsf") == {} and compare(results, "vsf", np.random.default_rng(0)) == []
+    assert results.unjudged["vsf"]["not asked yet"] == 24

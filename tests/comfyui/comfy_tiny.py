@@ -1,0 +1,169 @@
+"""Tiny random-weight models of ComfyUI's real classes. Imported with ComfyUI on the path only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """`config` names a class of comfy.supported_models, `unet` its model's arguments; shapes without the batch."""
+
+    config: str
+    unet: dict[str, Any]
+    latent: tuple[int, ...]
+    width: int
+    pooled: int | None = None
+    tokens: int = 7
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+FLUX = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 16, "context_in_dim": 24,
+    "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6],
+    "theta": 10000, "qkv_bias": True,
+}  # fmt: skip
+UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1], "num_heads": 2, "num_head_channels": -1, "context_dim": 24,
+    "use_spatial_transformer": True, "legacy": False, "use_temporal_attention": False,
+}  # fmt: skip
+WAN = {
+    "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "out_dim": 16, "num_heads": 2, "ffn_dim": 64, "num_layers": 2,
+    "patch_size": (1, 2, 2), "freq_dim": 16, "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
+    "in_dim": 16, "text_dim": 24,
+}  # fmt: skip
+
+TINY: dict[str, Tiny] = {
+    "sd15": Tiny("SD15", {**UNET, "use_linear_in_transformer": False, "adm_in_channels": None}, (4, 8, 8), 24),
+    "sdxl": Tiny(
+        "SDXL",
+        # 64 channels per head are fixed here
+        {
+            **UNET, "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816,
+            "model_channels": 64, "transformer_depth": [0, 2], "transformer_depth_output": [0, 0, 2, 2],
+        },
+        (4, 8, 8),
+        24,
+        1280,
+    ),
+    "sd3": Tiny(
+        "SD3",
+        {
+            "in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 2, "input_size": None, "adm_in_channels": 16,
+            "context_embedder_config": {
+                "target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128},
+            },
+            "num_patches": 36, "pos_embed_max_size": 6, "pos_embed_scaling_factor": None, "qk_norm": "rms",
+            "x_block_self_attn_layers": [0],
+        },
+        (16, 8, 8),
+        24,
+        16,
+    ),
+    "flux": Tiny("FluxSchnell", {**FLUX, "guidance_embed": False}, (16, 8, 6), 24, 16),
+    "chroma": Tiny(
+        "Chroma",
+        {
+            **{k: v for k, v in FLUX.items() if k != "vec_in_dim"}, "image_model": "chroma", "in_channels": 64,
+            "out_channels": 64, "in_dim": 64, "out_dim": 32, "hidden_dim": 16, "n_layers": 1,
+        },
+        (16, 8, 6),
+        24,
+        16,
+    ),
+    "qwen": Tiny(
+        "QwenImage",
+        {
+            "image_model": "qwen_image", "in_channels": 64, "out_channels": 16, "num_layers": 2, "attention_head_dim": 16,
+            "num_attention_heads": 2, "joint_attention_dim": 24, "axes_dims_rope": (4, 6, 6),
+        },
+        (16, 1, 8, 6),
+        24,
+    ),
+    "lumina2": Tiny(
+        "Lumina2",
+        {
+            "image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 48, "cap_feat_dim": 24, "n_layers": 2,
+            "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 1, "qk_norm": True, "axes_dims": [8, 8, 8],
+            "axes_lens": [64, 64, 64], "multiple_of": 16,
+        },
+        (16, 8, 6),
+        24,
+    ),
+    "wan": Tiny("WAN21_T2V", WAN, (16, 3, 8, 6), 24),
+    "wan_i2v": Tiny("WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, (16, 3, 8, 6), 24),
+    "vace": Tiny(
+        "WAN21_Vace", {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96}, (16, 3, 8, 6), 24
+    ),
+    "ltx": Tiny(
+        "LTXV",
+        {
+            "image_model": "ltxv", "num_layers": 2, "attention_head_dim": 24, "num_attention_heads": 2,
+            "cross_attention_dim": 48, "caption_channels": 24, "in_channels": 128,
+        },
+        (128, 2, 4, 4),
+        24,
+    ),
+    "hunyuan": Tiny(  # not supported
+        "HunyuanVideo",
+        {
+            "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "patch_size": [1, 2, 2],
+            "vec_in_dim": 16, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+            "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 256, "qkv_bias": True, "guidance_embed": False,
+            "byt5": False, "meanflow": False,
+        },
+        (16, 3, 8, 6),
+        24,
+        16,
+    ),
+}  # fmt: skip
+
+
+def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A MODEL (ComfyUI's ModelPatcher) of the tiny model, with random weights that let every part be felt."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    tiny = TINY[name]
+    config = getattr(comfy.supported_models, tiny.config)({**tiny.unet})
+    config.unet_config["dtype"] = dtype
+    model = config.get_model({}, device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    own = model.diffusion_model
+    for label, parameter in [*own.named_parameters(), *own.named_buffers()]:
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
+        values = torch.randn(parameter.shape, generator=generator)
+        scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+        if "attn2.to_out" in label or "attn2.to_v" in label:  # or text would be little beside convolutions
+            scale *= 4
+        parameter.data = (values * scale + (1.0 if parameter.ndim == 1 else 0.0) * 0.5).to(dtype)
+        parameter.requires_grad_(False)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def conditioning(name: str, seed: int, tokens: int | None = None) -> list[list[Any]]:
+    """A CONDITIONING of random tokens."""
+    tiny = TINY[name]
+    generator = torch.Generator().manual_seed(1000 + seed)
+    n = tiny.tokens if tokens is None else tokens
+    extra: dict[str, Any] = dict(tiny.extra)
+    if tiny.pooled is not None:
+        extra["pooled_output"] = torch.randn(1, tiny.pooled, generator=generator)
+    if name in ("ltx", "lumina2"):
+        extra["attention_mask"] = torch.ones(1, n, dtype=torch.long)
+    return [[torch.randn(1, n, tiny.width, generator=generator), extra]]
+
+
+def noise_of(name: str, batch: int = 1, seed: int = 0, size: tuple[int, ...] | None = None) -> Tensor:
+    """A latent of pure noise."""
+    generator = torch.Generator().manual_seed(2000 + seed)
+    return torch.randn(batch, *(size or TINY[name].latent), generator=generator)

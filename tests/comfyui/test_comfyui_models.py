@@ -1,0 +1,590 @@
+"""The nodes on ComfyUI's own model classes: equal to the definition, to the stock model, and to nothing when off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vsf.core import reference
+from vsf.guidance import NAG, NASA, VSF, Guidance
+
+FAMILIES = ("sd15", "sdxl", "sd3", "flux", "chroma", "qwen", "lumina2", "wan", "wan_i2v", "vace", "ltx")
+JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2")
+
+pytestmark = [
+    pytest.mark.usefixtures("comfy"),
+    pytest.mark.filterwarnings("ignore"),  # ComfyUI's own
+]
+
+
+@dataclass(frozen=True)
+class Swap(Guidance):
+    """The negative branch in the place of the positive one: draws what the stock model draws for the negative."""
+
+    label = "swap"
+    negative = "branch"
+    padded = True
+
+    def combine(self, pos: Any, neg: Any, knob: Any) -> Tensor:
+        return neg.out
+
+
+class Vision:
+    """What a CLIP vision encoder returns."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.penultimate_hidden_states = torch.randn(1, 9, 1280, generator=generator)
+
+
+def sample(model: Any, name: str, positive: Any, cfg: float = 1.0, batch: int = 1, negative: Any = None, **more: Any):
+    import comfy.sample
+    import comfy_tiny as tiny
+
+    given = {"sampler": "euler", "scheduler": "simple", "steps": 2, "seed": 0} | more
+    size = given.pop("size", None) or tiny.TINY[name].latent
+    if name == "wan_i2v":
+        positive = [[tokens, {**extra, "clip_vision_output": Vision()}] for tokens, extra in positive]
+    return comfy.sample.sample(
+        model, tiny.noise_of(name, batch, size=size), given["steps"], cfg, given["sampler"], given["scheduler"], positive,
+        negative if negative is not None else positive, torch.zeros(batch, *size), disable_pbar=True, seed=given["seed"],
+        **{k: v for k, v in given.items() if k in ("callback", "denoise")},
+    )  # fmt: skip
+
+
+def close(a: Tensor, b: Tensor, rtol: float = 2e-5) -> None:
+    off = float((a - b).abs().max() / b.abs().max())
+    assert off <= rtol
+
+
+def guided(pack: Any, model: Any, method: Guidance, negative: Any, record: bool = False) -> Any:
+    return pack.guide.guide_model(model, method, negative, record)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def tiny_model(models: dict[str, Any]) -> Any:
+    import comfy_tiny as tiny
+
+    def get(name: str) -> Any:
+        if name not in models:
+            models[name] = tiny.model_of(name)
+        return models[name]
+
+    return get
+
+
+# -- the definition: the same text, dense attention in float64 ------------------------------------------------------
+
+
+class Dense:
+    """An attention override that writes the definition out over `[negative, prompt, image]` or `[prompt, negative]`."""
+
+    def __init__(self, n: int, p: int, method: Guidance, joint: bool, full: int | None) -> None:
+        self.n, self.p, self.method, self.joint, self.full = n, p, method, joint, full
+        self.calls = 0
+        self.is_text: Any = None
+
+    def __call__(self, func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any):
+        split = kwargs.get("skip_reshape", False)
+        length = k.shape[2] if split else k.shape[1]
+        mine = length == self.full if self.joint else self.is_text(q, length)
+        if not mine:
+            return func(q, k, v, heads, mask=mask, **kwargs)
+        self.calls += 1
+        if not split:
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        out = self.joint_rows(q, k, v) if self.joint else self.cross_rows(q, k, v)
+        return out.to(q).transpose(1, 2).flatten(2)
+
+    def joint_rows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        n, p = self.n, self.p
+        image = q.shape[2] - n - p
+        q, k, v = q.double(), k.double(), v.double()
+        seen = reference.visible(
+            [("negative", n), ("prompt", p), ("image", image)],
+            {"image": "image prompt", "prompt": "image prompt", "negative": "image negative"},
+        )
+        bias = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -math.inf)
+        out = reference.softmax_attention(q, k, v, bias)
+        q, k_neg, v_neg = q[:, :, n + p :], k[:, :, :n], v[:, :, :n]
+        if isinstance(self.method, VSF):
+            guided = reference.vsf(
+                q, k[:, :, n:], v[:, :, n:], k_neg, v_neg, float(self.method.scale), float(self.method.offset)
+            )
+        else:
+            k_branch, v_branch = (torch.cat([x[:, :, :n], x[:, :, n + p :]], 2) for x in (k, v))
+            guided = self.baseline(out[:, :, n + p :], reference.softmax_attention(q, k_branch, v_branch))
+        return torch.cat([out[:, :, : n + p], guided], 2)
+
+    def cross_rows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        p = self.p
+        pos, neg = (k[:, :, :p], v[:, :, :p]), (k[:, :, p:], v[:, :, p:])
+        if isinstance(self.method, VSF):
+            return reference.vsf(q, *pos, *neg, float(self.method.scale), float(self.method.offset))
+        return self.baseline(reference.softmax_attention(q, *pos), reference.softmax_attention(q, *neg))
+
+    def baseline(self, pos: Tensor, neg: Tensor) -> Tensor:
+        if isinstance(self.method, NAG):
+            return reference.nag(pos, neg, self.method.scale, self.method.tau, self.method.alpha)
+        assert isinstance(self.method, NASA)
+        return reference.nasa(pos, neg, self.method.scale)
+
+
+def definition(
+    model: Any, name: str, positive: Any, negative: Any, method: Guidance, batch: int
+) -> tuple[Tensor, int]:
+    """What sampling gives when the text is lengthened by hand and attention is the dense definition."""
+    import comfy_tiny as tiny
+
+    n, p = negative[0][0].shape[1], positive[0][0].shape[1]
+    joint = name in JOINT
+    parts = [negative[0][0], positive[0][0]] if joint else [positive[0][0], negative[0][0]]
+    extra = dict(positive[0][1])
+    if "attention_mask" in extra:
+        extra["attention_mask"] = torch.ones(1, n + p, dtype=torch.long)
+    *_, height, width = tiny.TINY[name].latent
+    full = n + p + height // 2 * (width // 2) if joint else None
+    dense = Dense(n, p, method, joint, full)
+    dense.is_text = lambda q, length: length == n + p
+    ours = model.clone()
+    ours.model_options["transformer_options"]["optimized_attention_override"] = dense
+    handle = None
+    if name == "qwen":  # both texts at the positions where a prompt begins
+
+        def positions(module: Any, args: Any) -> Any:
+            ids = args[0].clone()
+            start = ids[:, :1].clone()
+            ids[:, :n] = start + torch.arange(n)[None, :, None]
+            ids[:, n : n + p] = start + torch.arange(p)[None, :, None]
+            return (ids,)
+
+        handle = ours.model.diffusion_model.pe_embedder.register_forward_pre_hook(positions)
+    try:
+        return sample(ours, name, [[torch.cat(parts, 1), extra]], batch=batch), dense.calls
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+METHODS = (VSF(scale=2.0, offset=0.3), NAG(scale=3.0, tau=1.5, alpha=0.5), NASA(scale=0.4))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
+@pytest.mark.parametrize("name", [f for f in FAMILIES if f != "lumina2"])
+def test_equals_the_definition(pack: Any, tiny_model: Any, name: str, method: Guidance) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    expected, calls = definition(model, name, positive, negative, method, batch=2)
+    assert calls
+    ours = sample(guided(pack, model, method, negative), name, positive, batch=2)
+    plain = sample(model, name, positive, batch=2)
+    effect = (ours - plain).abs().max()
+    assert effect > 1e-3 * plain.abs().max()
+    assert (ours - expected).abs().max() < 2e-3 * effect
+
+
+@pytest.mark.parametrize("layout", ["paper", "upstream"])
+@pytest.mark.parametrize("name", JOINT)
+def test_each_attention_equals_the_definition(
+    pack: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, name: str, layout: Any
+) -> None:
+    import comfy_tiny as tiny
+
+    method = VSF(scale=2.0, offset=0.3, layout=layout)
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = pack.guide.joint_attention
+
+    def watched(frame: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, *args: Any, **kwargs: Any) -> Tensor:
+        assert mask is None
+        dense = Dense(frame.n_neg, frame.n_pos, method, True, None)
+        expected = dense.joint_rows(q, k, v)
+        out = original(frame, q, k, v, mask, *args, **kwargs)
+        seen.append((out, expected))
+        return out
+
+    monkeypatch.setattr(pack.guide, "joint_attention", watched)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    sample(guided(pack, tiny_model(name), method, negative), name, positive, batch=2)
+    assert seen
+    for out, expected in seen:
+        close(out, expected.to(out))
+
+
+# -- against the stock model: code that is not ours -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_negative_branch_is_the_stock_model_with_the_negative_as_its_prompt(
+    pack: Any, tiny_model: Any, name: str
+) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    as_prompt = [[negative[0][0], {**negative[0][1], "pooled_output": positive[0][1].get("pooled_output")}]]
+    if as_prompt[0][1]["pooled_output"] is None:
+        del as_prompt[0][1]["pooled_output"]
+    expected = sample(model, name, as_prompt)
+    close(sample(guided(pack, model, Swap(), negative), name, positive), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_off_is_bit_equal_and_nothing_is_left_behind(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    before = sample(model, name, positive)
+    options = str(model.model_options)
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    first = sample(ours, name, positive)
+    assert not torch.equal(first, before)
+    assert torch.equal(sample(model, name, positive), before)  # bypassed or deleted
+    assert torch.equal(sample(ours, name, positive), first)
+    assert str(model.model_options) == options and not model.wrappers and not model.attachments
+    assert torch.equal(sample(guided(pack, model, VSF(offset=math.inf), negative), name, positive), before)
+    assert torch.equal(sample(guided(pack, model, NASA(scale=0.0), negative), name, positive), before)
+    assert torch.equal(sample(guided(pack, model, VSF(start=1.0), negative), name, positive), before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.diffusion_model.modules())
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan"])
+def test_a_range_of_the_schedule(pack: Any, tiny_model: Any, name: str) -> None:
+    """Until guidance begins, everything is bit-equal to no node."""
+    import comfy_tiny as tiny
+
+    model, steps = tiny_model(name), 4
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+
+    def latents(model: Any) -> list[Tensor]:
+        kept: list[Tensor] = []
+        sample(model, name, positive, steps=steps, callback=lambda step, x0, x, total: kept.append(x.clone()))
+        return kept
+
+    plain, late = latents(model), latents(guided(pack, model, VSF(start=0.4), negative))
+    equal = [torch.equal(a, b) for a, b in zip(plain, late, strict=True)]
+    assert equal[0] and equal[1] and not equal[-1]
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan", "qwen"])
+def test_blocks(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    plain = sample(model, name, positive)
+    some = sample(guided(pack, model, VSF(scale=2.0, blocks=(0,)), negative), name, positive)
+    close(sample(guided(pack, model, VSF(scale=2.0, blocks=()), negative), name, positive), plain)
+    every = sample(guided(pack, model, VSF(scale=2.0), negative), name, positive)
+    assert not torch.allclose(some, plain, rtol=1e-3) and not torch.allclose(some, every, rtol=1e-3)
+    with pytest.raises(ValueError, match="has blocks 0 to"):
+        guided(pack, model, VSF(blocks=(99,)), negative)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_with_cfg_only_the_positive_pass_is_guided(pack: Any, tiny_model: Any, name: str) -> None:
+    """At CFG 3, guided prediction c' and plain u combine to u + 3 (c' - u), whether batched together or not."""
+    import comfy_tiny as tiny
+
+    if name == "wan_i2v":
+        pytest.skip("the sampler's own negative has no picture in this harness")
+    model = tiny_model(name)
+    positive, other, negative = (tiny.conditioning(name, seed) for seed in (0, 2, 1))
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    one = {"steps": 1}
+    c = sample(ours, name, positive, **one)
+    u = sample(model, name, other, **one)
+    both = sample(ours, name, positive, 3.0, negative=other, **one)
+    close(both, u + 3 * (c - u), 2e-4)
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan"])
+def test_a_long_negative_under_cfg(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    size = (*tiny.TINY[name].latent[:-2], 24, 24)
+    positive, other, negative = (tiny.conditioning(name, seed, 90) for seed in (0, 2, 1))
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    one: dict[str, Any] = {"steps": 1, "size": size}
+    c, u = sample(ours, name, positive, **one), sample(model, name, other, **one)
+    close(sample(ours, name, positive, 3.0, negative=other, **one), u + 3 * (c - u), 2e-4)
+
+
+def test_prompts_of_different_length_under_cfg(pack: Any, tiny_model: Any) -> None:
+    """ComfyUI repeats a prompt to batch it with a longer one; its share of attention must not grow by that."""
+    import comfy_tiny as tiny
+
+    model = tiny_model("sd15")
+    positive, longer, negative = tiny.conditioning("sd15", 0, 77), tiny.conditioning("sd15", 2, 154), None
+    negative = tiny.conditioning("sd15", 1, 5)
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    c = sample(ours, "sd15", positive, steps=1)
+    u = sample(model, "sd15", longer, steps=1)
+    close(sample(ours, "sd15", positive, 3.0, negative=longer, steps=1), u + 3 * (c - u), 2e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_equals_single_samples(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    ours = guided(pack, tiny_model(name), VSF(scale=2.0), negative)
+    batch = sample(ours, name, positive, batch=2)
+    close(batch[:1], sample(ours, name, positive), 1e-4)  # the first sample of the noise is the same
+
+
+@pytest.mark.parametrize("name", ["wan", "ltx", "sd15"])
+def test_as_many_image_tokens_as_text_tokens(pack: Any, tiny_model: Any, name: str) -> None:
+    """Self- and cross-attention then have the same shapes and must still be told apart."""
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    size = {"wan": (16, 1, 6, 6), "ltx": (128, 1, 3, 4), "sd15": (4, 4, 4)}[name]
+    image = {"wan": 9, "ltx": 12, "sd15": 16}[name]
+    positive, negative = tiny.conditioning(name, 0, image - 4), tiny.conditioning(name, 1, 4)
+    expected = sample(model, name, negative, size=size)
+    close(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, 1e-4)
+
+
+@pytest.mark.parametrize("layout", ["paper", "upstream"])
+@pytest.mark.parametrize("method", ["vsf", "nag", "nasa"])
+def test_the_demo_model_is_guided_as_in_diffusers(pack: Any, comfy: Any, method: str, layout: Any) -> None:
+    """The same trained weights in both, on the same tensors."""
+    import comfy_demo
+
+    from vsf import negative_guidance
+
+    if method != "vsf" and layout == "upstream":
+        pytest.skip("only VSF has layouts")
+    guidance = {"vsf": VSF(3.0, 0.1, layout), "nag": NAG(scale=3.0, alpha=0.5), "nasa": NASA(0.5)}[method]
+    pipe = comfy_demo.pipeline()
+    pipe.transformer.float()
+    [[text, extra]] = comfy_demo.DemoText().run(pipe, "a red bike", True)[0]
+    negative = comfy_demo.DemoText().run(pipe, "wheels", method != "vsf")[0]
+    generator = torch.Generator().manual_seed(0)
+    x, sigma = torch.randn(1, 8, 16, 16, generator=generator), torch.tensor([0.7])
+
+    def diffusers() -> Tensor:
+        return pipe.transformer(
+            hidden_states=x, encoder_hidden_states=text, pooled_projections=extra["pooled_output"],
+            timestep=sigma * 1000, return_dict=False,
+        )[0]  # fmt: skip
+
+    with torch.no_grad():
+        plain = diffusers()
+        with negative_guidance(pipe.transformer, guidance, negative_prompt_embeds=negative[0][0][0]):
+            expected = diffusers()
+        ours = guided(pack, comfy_demo.demo_model(), guidance, negative)
+        options = {"wrappers": ours.wrappers, "sigmas": sigma, "cond_or_uncond": [0]}
+        clean = ours.model.apply_model(
+            x, sigma, c_crossattn=text, y=extra["pooled_output"], transformer_options=options
+        )  # fmt: skip
+    effect = (expected - plain).abs().max()
+    assert effect > 0.5
+    assert ((x - clean) / sigma - expected).abs().max() < 1e-3 * effect
+
+
+# -- with other nodes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_chains_with_an_attention_that_is_there_already(pack: Any, tiny_model: Any, name: str) -> None:
+    """Another node's override is called for the unguided part, and its effect is kept."""
+    import comfy_tiny as tiny
+
+    called: list[int] = []
+
+    def theirs(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+        called.append(1)
+        return func(*args, **kwargs) * 0.5
+
+    model = tiny_model(name).clone()
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    bare = sample(guided(pack, tiny_model(name), VSF(scale=2.0), negative), name, positive)
+    model.model_options["transformer_options"]["optimized_attention_override"] = theirs
+    plain = sample(model, name, positive)
+    per_run = len(called)
+    called.clear()
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    out = sample(ours, name, positive)
+    assert len(called) >= per_run
+    assert not torch.allclose(out, plain, rtol=1e-3) and not torch.allclose(out, bare, rtol=1e-3)
+    assert model.model_options["transformer_options"]["optimized_attention_override"] is theirs
+
+
+def test_an_adapter_that_replaces_attention_keeps_its_part(pack: Any, tiny_model: Any) -> None:
+    """IP-adapters replace `attn2` and add attention over a picture: guided text + the same picture."""
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning("sd15", 0), tiny.conditioning("sd15", 1, 5)
+
+    def adapter(strength: float) -> Any:
+        def replace(q: Tensor, k: Tensor, v: Tensor, extra: Any) -> Tensor:
+            assert k.shape[1] == positive[0][0].shape[1]  # it sees the prompt alone
+            heads = extra["n_heads"]
+            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v) + strength * v.mean(2, keepdim=True)
+            return out.transpose(1, 2).flatten(2)
+
+        return replace
+
+    def adapted(strength: float) -> Any:
+        model = tiny_model("sd15").clone()
+        for kind, number in [*(("input", i) for i in range(9)), ("middle", 0), *(("output", i) for i in range(9))]:
+            model.set_model_attn2_replace(adapter(strength), kind, number)
+        return model
+
+    method = VSF(scale=2.0)
+    bare = sample(guided(pack, tiny_model("sd15"), method, negative), "sd15", positive)
+    close(sample(guided(pack, adapted(0.0), method, negative), "sd15", positive), bare, 1e-4)
+    with_picture = sample(guided(pack, adapted(1.0), method, negative), "sd15", positive)
+    assert not torch.allclose(with_picture, bare, rtol=1e-2)
+    assert not torch.allclose(with_picture, sample(adapted(1.0), "sd15", positive), rtol=1e-2)
+
+
+def test_a_node_that_replaces_attention_beyond_reach_is_an_error(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning("wan", 0), tiny.conditioning("wan", 1, 5)
+    ours = guided(pack, tiny_model("wan"), VSF(), negative)
+    block = ours.model.diffusion_model.blocks[0].cross_attn
+    ours.add_object_patch("diffusion_model.blocks.0.cross_attn.forward", lambda x, context, **kwargs: block.o(x))
+    with pytest.raises(RuntimeError, match="1 of 2 attention blocks"):
+        sample(ours, "wan", positive)
+
+
+def test_fp8_weights(pack: Any, comfy: Any) -> None:
+    """Quantised layers are called, not replaced."""
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning("flux", 0), tiny.conditioning("flux", 1, 5)
+    model = tiny.model_of("flux")
+    model.model.manual_cast_dtype = torch.float32
+    for module in model.model.diffusion_model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = module.weight.data.to(torch.float8_e4m3fn)
+            module.comfy_cast_weights = True
+    plain = sample(model, "flux", positive)
+    out = sample(guided(pack, model, VSF(scale=2.0), negative), "flux", positive)
+    assert bool(out.isfinite().all()) and not torch.allclose(out, plain, rtol=1e-2)
+    stock = [[negative[0][0], positive[0][1]]]
+    close(sample(guided(pack, model, Swap(), negative), "flux", positive), sample(model, "flux", stock), 1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["pytorch", "sub_quad", "split"])
+@pytest.mark.parametrize("name", ["flux", "sd15"])
+def test_every_attention_function(
+    pack: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, kernel: str, name: str
+) -> None:
+    import comfy.ldm.flux.math
+    import comfy.ldm.modules.attention as attention
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    ours = guided(pack, tiny_model(name), VSF(scale=2.0), negative)
+    expected = sample(ours, name, positive)
+    chosen = attention.get_attention_function(kernel)
+    for module in (attention, comfy.ldm.flux.math):
+        monkeypatch.setattr(module, "optimized_attention", chosen)
+    close(sample(ours, name, positive), expected, 1e-4)
+
+
+# -- interrupt, errors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_interrupt_leaves_nothing_behind(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    before = sample(model, name, positive)
+    ours = guided(pack, model, VSF(scale=2.0), negative)
+    expected = sample(ours, name, positive)
+
+    class Stop(Exception):
+        pass
+
+    def stop(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+        raise Stop
+
+    stopping = model.clone()
+    stopping.model_options["transformer_options"]["optimized_attention_override"] = stop
+    with pytest.raises(Stop):
+        sample(guided(pack, stopping, VSF(scale=2.0), negative), name, positive)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.diffusion_model.modules())
+    assert torch.equal(sample(model, name, positive), before)
+    assert torch.equal(sample(ours, name, positive), expected)
+
+
+def test_an_unsupported_model_says_so(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    with pytest.raises(ValueError, match="HunyuanVideo cannot be guided; supported: SD 1.x.*Flux.*Wan"):
+        guided(pack, tiny_model("hunyuan"), VSF(), tiny.conditioning("hunyuan", 1))
+
+
+def test_wan_image_to_video_without_a_picture(pack: Any, tiny_model: Any) -> None:
+    import comfy.sample
+    import comfy_tiny as tiny
+
+    positive = tiny.conditioning("wan_i2v", 0)
+    ours = guided(pack, tiny_model("wan_i2v"), VSF(), tiny.conditioning("wan_i2v", 1))
+    noise = tiny.noise_of("wan_i2v")
+    with pytest.raises(ValueError, match="connect a clip_vision_output"):
+        comfy.sample.sample(ours, noise, 1, 1.0, "euler", "simple", positive, positive, noise * 0, disable_pbar=True)
+
+
+def test_the_record_is_the_share(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning("flux", 0), tiny.conditioning("flux", 1, 5)
+    method = VSF(scale=2.0, offset=0.3)
+    ours = guided(pack, tiny_model("flux"), method, negative, record=True)
+    sample(ours, "flux", positive, batch=2)
+    record = ours.get_attachment("vsf").record
+    assert sorted(record.share) == [(step, block) for step in range(2) for block in range(4)]
+    assert all(w.shape == (2, 12) and bool(((w > 0) & (w < 1)).all()) for w in record.share.values())
+    share = pack.maps.suppression(record, -1, -1)
+    assert share.shape == (2, 1, 4, 3)
+    assert torch.allclose(share.flatten(1), torch.stack(list(record.share.values())).mean(0))
+    picture = pack.maps.draw(share, 0.0)
+    assert picture.shape[0] == 2 and picture.shape[-1] == 3 and picture.min() >= 0 and picture.max() <= 1
+    over = pack.maps.draw(share, 0.0, torch.rand(2, 64, 48, 3))
+    assert over.shape == (2, 64, 48, 3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_maps_of_every_model(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    ours = guided(pack, tiny_model(name), VSF(scale=2.0), negative, record=True)
+    sample(ours, name, positive)
+    share = pack.maps.suppression(ours.get_attachment("vsf").record, -1, -1)
+    frames = tiny.TINY[name].latent[1] if len(tiny.TINY[name].latent) == 4 else 1
+    assert share.shape[:2] == (1, frames) and share.ndim == 4
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    import logging
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    yield
+    logging.getLogger().setLevel(level)
