@@ -39,6 +39,11 @@ def _lumina_before(model: Any, given: Mapping[str, Any]) -> None:
         raise ValueError(
             "prompts of different lengths are in one batch, which Lumina 2 cannot be guided with; use CFG 1"
         )
+    more = [name for name in ("ref_latents", "ref_contexts", "ref_frames", "direct_context") if given.get(name)]
+    if more:
+        raise ValueError(
+            f"this model was given {', '.join(more)}, which it cannot be guided with; use the prompt alone"
+        )
 
 
 @dataclass(frozen=True)
@@ -102,34 +107,48 @@ def _qwen_positions(model: Any, pass_: Any) -> Iterator[None]:
 
 
 def _lumina_unfit(model: Any) -> str | None:
-    if getattr(model, "pad_tokens_multiple", None) or hasattr(model, "cap_pad_token"):
-        return "this is Z-Image, whose padded captions these nodes do not know yet"
-    return None
+    odd = [name for name in ("masked_pad_multiple", "clip_text_pooled_proj") if getattr(model, name, None) is not None]
+    return f"it is a variant of Lumina 2 with {' and '.join(odd)}, which these nodes do not know" if odd else None
 
 
 @contextmanager
 def _lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
-    """Lumina 2 refines its prompt by attention of its own first and places the image behind it.
+    """Lumina 2 and Z-Image refine their prompt by attention of its own first and place the image behind it.
 
     So the negative goes through the same embedder and refiner on its own, and joins the stream in front of each main
     layer. The image's positions do not move; the negative's are such that the image is as far away as it would be if
-    the negative were the prompt.
+    the negative were the prompt. Z-Image pads prompts and images to a multiple of 32 with tokens that are seen.
     """
+    multiple = getattr(model, "pad_tokens_multiple", None) or 1
     kept: list[torch.Tensor] = []
 
+    def up(n: int) -> int:
+        return -(-n // multiple) * multiple
+
+    def begin(x: torch.Tensor, turns: torch.Tensor) -> None:
+        frame, patch = pass_.frame, model.patch_size
+        frame.n_pos = x.shape[1] - up(-(-pass_.size[0] // patch) * -(-pass_.size[1] // patch))
+        stream = model.cap_embedder(pass_.negative.to(x))
+        n = stream.shape[1]
+        if pass_.guide.method.padded and up(n) > n:
+            pads = model.cap_pad_token.to(stream).expand(len(stream), up(n) - n, -1)
+            stream = torch.cat([stream, pads], 1)
+            if frame.neg_bias is not None:
+                frame.neg_bias = frame.neg_bias[..., :1].expand(-1, -1, -1, up(n))
+            frame.n_neg = up(n)
+        ids = torch.zeros(len(turns), stream.shape[1], 3, dtype=torch.float32, device=x.device)
+        # The prompt's first position: 0 in Lumina 2 as ComfyUI 0.3.64 has it, 1 in Z-Image and since.
+        first = 0 if torch.equal(turns[:, :1], model.rope_embedder(ids[:, :1]).movedim(1, 2).to(turns)) else 1
+        ids[..., 0] = torch.arange(stream.shape[1], device=x.device) + first + frame.n_pos - up(n)
+        own = model.rope_embedder(ids).movedim(1, 2).to(turns)
+        for refiner in model.context_refiner:
+            stream = refiner(stream, None, own, transformer_options=pass_.options)
+        kept[:] = [stream, own]
+
     def join(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, mask, turns, *rest = args  # [B, L, W], [B, L] or None, [B, L, 1, D/2, 2, 2]
-        frame = pass_.frame
+        x, mask, turns, *rest = args  # [B, L, W], [B, L] or None, [B or 1, L, 1, D/2, 2, 2]
         if not kept:
-            patch = model.patch_size
-            frame.n_pos = x.shape[1] - (-(-pass_.size[0] // patch)) * (-(-pass_.size[1] // patch))
-            stream = model.cap_embedder(pass_.negative.to(x))
-            ids = torch.zeros(*stream.shape[:2], 3, dtype=torch.float32, device=x.device)
-            ids[..., 0] = torch.arange(stream.shape[1], device=x.device) + frame.n_pos - stream.shape[1]
-            own = model.rope_embedder(ids).movedim(1, 2).to(turns)
-            for refiner in model.context_refiner:
-                stream = refiner(stream, None, own, transformer_options=pass_.options)
-            kept[:] = [stream, own]
+            begin(x, turns)
         x, turns = torch.cat([kept[0].to(x), x], 1), torch.cat([kept[1], turns], 1)
         pass_.length = x.shape[1]
         return (x, mask, turns, *rest), kwargs
@@ -162,7 +181,7 @@ FAMILIES: tuple[Family, ...] = (
         taps=_qwen_positions,
     ),
     Family(
-        "Lumina 2",
+        "Lumina 2, Z-Image",
         ("NextDiT",),
         "joint",
         lambda m: len(m.layers),

@@ -141,11 +141,17 @@ class Pass:
                 skip_output_reshape=whole, **kwargs,
             )  # fmt: skip
 
+        if kwargs.pop("enable_gqa", False):  # newer versions leave this to the kernel
+            q, k, v = (
+                x if skip_reshape else x.unflatten(-1, (-1, q.shape[-1] // heads)).transpose(1, 2) for x in (q, k, v)
+            )
+            k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+            skip_reshape = True
         if not self._over_text(q.shape[2 if skip_reshape else 1], k.shape[2 if skip_reshape else 1]):
             return plain(q, k, v, mask, skip_reshape, skip_output_reshape)
         if not skip_reshape:  # [B, S, H D], and keys and values of SD3 as [B, S, H, D]
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-        out = self._guided(q, k, v, self._mask(q, k, mask), self._kernel(func, plain))
+        out = self._guided(q, k, v, self._mask(q, k, mask), self._kernel(func, plain), kwargs.get("scale"))
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
     def attn2_patch(self, n: Tensor, context: Tensor, value: Tensor | None, extra: Any) -> Any:
@@ -227,7 +233,9 @@ class Pass:
 
         return kernel
 
-    def _guided(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Any) -> Tensor:
+    def _guided(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Any, scale: float | None = None
+    ) -> Tensor:
         method, site = self.guide.method, self.site
         self.site += 1
         active = method.blocks is None or site in method.blocks
@@ -237,8 +245,8 @@ class Pass:
         if frame.neg_bias is not None:  # as the kernels want it
             frame.neg_bias = frame.neg_bias.to(q.dtype)
         if self.guide.family.geometry == "joint":
-            return joint_attention(frame, q, k, v, mask, None, active, record, text_first=True, kernel=kernel)
-        return cross_attention(frame, q, k, v, mask, None, active, record, kernel=kernel)
+            return joint_attention(frame, q, k, v, mask, scale, active, record, text_first=True, kernel=kernel)
+        return cross_attention(frame, q, k, v, mask, scale, active, record, kernel=kernel)
 
     def _recorder(self, site: int) -> Callable[[Attended, Attended], None]:
         def record(pos: Attended, neg: Attended) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from vsf.prompt import parse_negative
 
-__all__ = ["encode_negative"]
+__all__ = ["encode_negative", "real_tokens", "unpadded"]
 
 #: The text encoders of the CLIP family, which ComfyUI always pads, and their end-of-text token.
 CLIPS = ("l", "g", "h")
@@ -29,15 +29,12 @@ def encode_negative(clip: Any, text: str) -> list[list[Any]]:
     items = [item for item in parse_negative(text) if item.weight > 0]
     if not items:
         raise ValueError("the negative prompt is empty; write what you do not want, or bypass the guidance node")
-    clip = clip.clone()
-    for name in PADDED:
-        clip.set_tokenizer_option(f"{name}_min_length", 1)
-        clip.set_tokenizer_option(f"{name}_min_padding", 0)
+    clip = unpadded(clip)
     out: list[list[Any]] = []
     for item in items:
         tokens = clip.tokenize(item.text)
         for embeds, extra in clip.encode_from_tokens_scheduled(tokens):
-            keep = _real(tokens, embeds.shape[1])
+            keep = real_tokens(tokens, embeds.shape[1])
             extra = dict(extra)
             if extra.get("attention_mask") is not None:
                 mask = extra["attention_mask"]
@@ -48,7 +45,16 @@ def encode_negative(clip: Any, text: str) -> list[list[Any]]:
     return out
 
 
-def _real(tokens: dict[str, Any], length: int) -> torch.Tensor:
+def unpadded(clip: Any) -> Any:
+    """A clone of a CLIP whose tokenizers do not pad, where they can be told so."""
+    clip = clip.clone()
+    for name in PADDED:
+        clip.set_tokenizer_option(f"{name}_min_length", 1)
+        clip.set_tokenizer_option(f"{name}_min_padding", 0)
+    return clip
+
+
+def real_tokens(tokens: dict[str, Any], length: int) -> torch.Tensor:
     """Which of the `length` encoded tokens are real, `[length]`; CLIP is causal, so these do not see the pads."""
     keep = torch.ones(length, dtype=torch.bool)
     clips = [tokens[name] for name in CLIPS if name in tokens]

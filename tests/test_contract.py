@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import definition
 import specs
@@ -200,6 +202,17 @@ def test_ragged_batch_equals_single_runs(spec: Spec, method: Guidance) -> None:
         assert error(together[i : i + 1], alone) < 1e-9
 
 
+def test_ragged_batch_equals_single_runs_on_the_big_kernel(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long negatives take the fused kernel, which says nothing useful about a sample that sees no key at all."""
+    monkeypatch.setattr("vsf.arch.base.FEW", 0)
+    model, call = spec.build(F64), spec.inputs(3, 5, F64)
+    given = [negatives(spec, 7)[0], None, negatives(spec, 3, seed=5)[0]]
+    together = run_guided(model, call, VSF(), given)
+    assert error(together[1:2], run(model, row(call, 1, 3))) < 1e-9
+    for i in (0, 2):
+        assert error(together[i : i + 1], run_guided(model, row(call, i, 3), VSF(), [given[i]])) < 1e-9
+
+
 def test_per_sample_knobs_equal_single_runs(spec: Spec) -> None:
     model, call, given = spec.build(F64), spec.inputs(3, 5, F64), negatives(spec, 4)
     together = run_guided(model, call, VSF((0.5, 2.0, 6.0), (0.0, 0.3, 1.0), normalize=(0.5, 1.0, 2.0)), given)
@@ -367,3 +380,26 @@ def test_positive_rows_of_a_guided_block_do_not_know_the_negative(method: Guidan
         (error(other, plain) > 1e-3) if getattr(method, "layout", "") == "upstream" else (error(other, plain) < 1e-12)
     )
     assert getattr(method, "layout", "") == "upstream" or error(first_one, plain) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "wan"])
+@pytest.mark.parametrize("method", [VSF(), VSF(layout="upstream"), NAG()], ids=repr)
+def test_no_square_mask_is_ever_made(name: str, method: Guidance) -> None:
+    """Nothing in a guided forward pass is queries times keys, of the whole sequence, the prompt or the image."""
+    spec = SPECS[name]
+    model, call = spec.build(F32), spec.inputs(1, 100, F32)
+    (given,) = negatives(spec, 40)
+    sizes: set[tuple[int, ...]] = set()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            sizes.update(tuple(x.shape[-2:]) for x in tree_leaves(out) if isinstance(x, Tensor) and x.ndim > 1)
+            return out
+
+    with Sizes():
+        run_guided(model, call, method, [given])
+    with watched() as calls:
+        run_guided(model, call, method, [given])
+    lengths = {x.shape[2] - n for call in calls for x in call[:2] for n in (-40, 0, 40, 140)}
+    assert not [(rows, keys) for rows, keys in sizes if rows in lengths and keys in lengths and keys >= 100]

@@ -6,6 +6,7 @@ Graphs are screenshots of ComfyUI's own front end; the result is the demo model'
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -50,7 +51,7 @@ def screenshots(server: Server, folder: Path, names: list[str]) -> None:
 
     info = server.get("/object_info")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         page = browser.new_page(viewport={"width": 2000, "height": 1100})
         page.goto(server.url)
         page.wait_for_function("() => window.app && window.app.graph && window.app.vueAppReady", timeout=120_000)
@@ -99,7 +100,7 @@ def result(server: Server, folder: Path) -> None:
             )
             sheet.paste(picture, (8 + x * (size + 8), top))
         pen.text((8, top + size + 6), f"{prompt}; negative: {negative}", "black", font)
-    sheet.save(folder / "result.png", optimize=True)
+    sheet.save(folder / "result.jpg", quality=88)
 
 
 def name_models(models: Path) -> None:

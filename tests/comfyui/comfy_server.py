@@ -19,9 +19,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1] / "comfyui"
 COMFYUI = os.environ.get("COMFYUI", "")
-#: torchvision and torchaudio have no build for some machines, and ComfyUI imports little of them.
+#: These have no build for some machines, and ComfyUI imports little of them.
 STAND_INS = {
     "torchvision": {"__init__.py": "from . import transforms\n", "transforms/__init__.py": ""},
+    "spandrel": {"__init__.py": "ModelLoader = ImageModelDescriptor = None\n"},  # its loader node must be there
     "torchaudio": {"__init__.py": "", "transforms.py": "MelScale = None\n"},
 }
 #: Found out once: the stand-ins themselves are found later.

@@ -96,6 +96,7 @@ TINY: dict[str, Tiny] = {
         (16, 8, 6),
         24,
     ),
+    "zimage": Tiny("Lumina2", {}, (16, 8, 6), 24),  # see `z_image`
     "wan": Tiny("WAN21_T2V", WAN, (16, 3, 8, 6), 24),
     "wan_i2v": Tiny("WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, (16, 3, 8, 6), 24),
     "vace": Tiny(
@@ -125,6 +126,48 @@ TINY: dict[str, Tiny] = {
 }  # fmt: skip
 
 
+def z_image(model: Any) -> None:
+    """Make a tiny Lumina 2 take its tokens as Z-Image does, which ComfyUI 0.3.64 does not have yet.
+
+    Prompt and image are each padded to a multiple with a learned token that is seen; the prompt begins at position 1
+    and the image behind the padded prompt; pads of the image stay at position 0.
+    """
+    import comfy.ldm.lumina.model
+
+    class NextDiT(comfy.ldm.lumina.model.NextDiT):
+        pad_tokens_multiple = 8
+
+        def patchify_and_embed(
+            self, x: Tensor, cap_feats: Tensor, cap_mask: Any, t: Tensor, num_tokens: int, transformer_options: Any
+        ) -> Any:
+            batch, _, height, width = x.shape
+            size = self.patch_size
+            image = torch.nn.functional.unfold(x, size, stride=size).unflatten(1, (x.shape[1], size * size))
+            image = self.x_embedder(image.permute(0, 3, 2, 1).flatten(2))
+            text = self.filled(cap_feats, self.cap_pad_token)
+            at = torch.zeros(batch, text.shape[1] + image.shape[1], 3)
+            at[:, : text.shape[1], 0] = torch.arange(1, text.shape[1] + 1)
+            at[:, text.shape[1] :, 0] = text.shape[1] + 1
+            grid = torch.meshgrid(torch.arange(height // size), torch.arange(width // size), indexing="ij")
+            at[:, text.shape[1] :, 1:] = torch.stack(grid, -1).flatten(0, 1).float()
+            image = self.filled(image, self.x_pad_token)
+            at = torch.nn.functional.pad(at, (0, 0, 0, text.shape[1] + image.shape[1] - at.shape[1]))
+            turns = self.rope_embedder(at).movedim(1, 2)
+            for layer in self.context_refiner:
+                text = layer(text, None, turns[:, : text.shape[1]], transformer_options=transformer_options)
+            for layer in self.noise_refiner:
+                image = layer(image, None, turns[:, text.shape[1] :], t, transformer_options=transformer_options)
+            whole = torch.cat([text, image], 1)
+            return whole, None, [(height, width)] * batch, [text.shape[1]] * batch, turns
+
+        def filled(self, stream: Tensor, token: Tensor) -> Tensor:
+            return torch.cat([stream, token.expand(len(stream), -stream.shape[1] % self.pad_tokens_multiple, -1)], 1)
+
+    model.diffusion_model.__class__ = NextDiT
+    for name in ("x_pad_token", "cap_pad_token"):
+        setattr(model.diffusion_model, name, torch.nn.Parameter(torch.empty(1, model.diffusion_model.dim)))
+
+
 def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A MODEL (ComfyUI's ModelPatcher) of the tiny model, with random weights that let every part be felt."""
     import comfy.model_management
@@ -132,9 +175,11 @@ def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> An
     import comfy.supported_models
 
     tiny = TINY[name]
-    config = getattr(comfy.supported_models, tiny.config)({**tiny.unet})
+    config = getattr(comfy.supported_models, tiny.config)({**(TINY["lumina2"] if name == "zimage" else tiny).unet})
     config.unet_config["dtype"] = dtype
     model = config.get_model({}, device="cpu")
+    if name == "zimage":
+        z_image(model)
     generator = torch.Generator().manual_seed(seed)
     own = model.diffusion_model
     for label, parameter in [*own.named_parameters(), *own.named_buffers()]:
@@ -158,7 +203,7 @@ def conditioning(name: str, seed: int, tokens: int | None = None) -> list[list[A
     extra: dict[str, Any] = dict(tiny.extra)
     if tiny.pooled is not None:
         extra["pooled_output"] = torch.randn(1, tiny.pooled, generator=generator)
-    if name in ("ltx", "lumina2"):
+    if name in ("ltx", "lumina2", "zimage"):
         extra["attention_mask"] = torch.ones(1, n, dtype=torch.long)
     return [[torch.randn(1, n, tiny.width, generator=generator), extra]]
 

@@ -152,6 +152,17 @@ WORKFLOWS: dict[str, Graph] = {
         ("EmptySD3LatentImage", {"width": 1328, "height": 1328, "batch_size": 1}),
         {"scale": 2.0, "offset": 0.1}, {"steps": 8, **EULER}, IMAGE,
     ),
+    "z-image-turbo": _graph(
+        {
+            **_unet("z_image_turbo_bf16.safetensors"),
+            "shift": ("ModelSamplingAuraFlow", {"model": ("model", 0), "shift": 3.0}, None),
+            **_clip("qwen_3_4b.safetensors", "lumina2"),
+            **_vae("ae.safetensors"),
+        },
+        ("shift", 0), ("clip", 0), ("vae", 0),
+        ("EmptySD3LatentImage", {"width": 1024, "height": 1024, "batch_size": 1}),
+        {"scale": 2.0, "offset": 0.1}, {"steps": 8, **EULER}, IMAGE,
+    ),
 }  # fmt: skip
 
 

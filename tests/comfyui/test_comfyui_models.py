@@ -14,8 +14,8 @@ from torch import Tensor
 from vsf.core import reference
 from vsf.guidance import NAG, NASA, VSF, Guidance
 
-FAMILIES = ("sd15", "sdxl", "sd3", "flux", "chroma", "qwen", "lumina2", "wan", "wan_i2v", "vace", "ltx")
-JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2")
+FAMILIES = ("sd15", "sdxl", "sd3", "flux", "chroma", "qwen", "lumina2", "zimage", "wan", "wan_i2v", "vace", "ltx")
+JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2", "zimage")
 
 pytestmark = [
     pytest.mark.usefixtures("comfy"),
@@ -181,7 +181,7 @@ METHODS = (VSF(scale=2.0, offset=0.3), NAG(scale=3.0, tau=1.5, alpha=0.5), NASA(
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
-@pytest.mark.parametrize("name", [f for f in FAMILIES if f != "lumina2"])
+@pytest.mark.parametrize("name", [f for f in FAMILIES if f not in ("lumina2", "zimage")])
 def test_equals_the_definition(pack: Any, tiny_model: Any, name: str, method: Guidance) -> None:
     import comfy_tiny as tiny
 
@@ -239,6 +239,12 @@ def test_negative_branch_is_the_stock_model_with_the_negative_as_its_prompt(
         del as_prompt[0][1]["pooled_output"]
     expected = sample(model, name, as_prompt)
     close(sample(guided(pack, model, Swap(), negative), name, positive), expected, 1e-4)
+    if name == "zimage":  # and with an image whose tokens need no pads, for a negative of any length
+        size = (16, 8, 8)
+        as_prompt[0][0], negative = tiny.conditioning(name, 3, 11)[0][0], tiny.conditioning(name, 3, 11)
+        as_prompt[0][1]["attention_mask"] = torch.ones(1, 11, dtype=torch.long)
+        expected = sample(model, name, as_prompt, size=size)
+        close(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, 1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -588,3 +594,37 @@ def quiet() -> Iterator[None]:
     logging.getLogger().setLevel(logging.ERROR)
     yield
     logging.getLogger().setLevel(level)
+
+
+@pytest.mark.parametrize(("kind", "real"), [("sdxl", 5), ("sd3", 9), ("flux", 4)])
+def test_real_tokenizers_lose_their_padding(pack: Any, comfy: Any, kind: str, real: int) -> None:
+    """Three words: begin, 3, end for CLIP; 3, end for T5."""
+    import comfy.sdxl_clip
+    import comfy.text_encoders.flux
+    import comfy.text_encoders.sd3_clip
+
+    tokenizers = {
+        "sdxl": comfy.sdxl_clip.SDXLTokenizer,
+        "sd3": comfy.text_encoders.sd3_clip.SD3Tokenizer,
+        "flux": comfy.text_encoders.flux.FluxTokenizer,
+    }
+    options: dict[str, int] = {}
+    clip = pack.prompt.unpadded(_Options(options))
+    assert clip.options is not options
+    tokens = tokenizers[kind]().tokenize_with_weights("red bicycle wheels", tokenizer_options=clip.options)
+    encoded = {"sdxl": ["l"], "sd3": ["l", "t5xxl"], "flux": ["t5xxl"]}[kind]
+    length = sum(len(chunk) for name in encoded for chunk in tokens[name])
+    assert int(pack.prompt.real_tokens(tokens, length).sum()) == real
+
+
+class _Options:
+    """The part of a CLIP that holds the tokenizer's options."""
+
+    def __init__(self, options: dict[str, int]) -> None:
+        self.options = options
+
+    def clone(self) -> Any:
+        return _Options(dict(self.options))
+
+    def set_tokenizer_option(self, name: str, value: int) -> None:
+        self.options[name] = value

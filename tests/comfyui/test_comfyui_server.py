@@ -23,6 +23,7 @@ TINY = {
     "wan": "wan",
     "sdxl-turbo": "sdxl",
     "qwen-image-lightning": "qwen",
+    "z-image-turbo": "zimage",
 }
 
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from ..core.attention import Attended, attend, attend_few, merge
 from ..guidance import Guidance
 
-__all__ = ["Family", "Frame", "Negative", "Tap", "append_masked", "cross_attention", "extend_mask", "joint_attention"]
+__all__ = [
+    "Family", "Frame", "Negative", "Tap", "append_masked", "cross_attention", "extend_mask", "joint_attention", "too_long",
+]  # fmt: skip
 
 #: Up to this many tokens an attention is written out (`attend_few`), above it takes the fused kernel.
 FEW = 64
@@ -86,8 +88,14 @@ class Tap:
 
 
 def _side(frame: Frame, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Attended:
-    few = min(q.shape[2], k.shape[2]) <= FEW
-    return (attend_few if few else attend)(q, k, v, bias, scale)
+    if min(q.shape[2], k.shape[2]) <= FEW:
+        return attend_few(q, k, v, bias, scale)
+    if bias is None:
+        return attend(q, k, v, None, scale)
+    side = attend(q, k, v, bias.to(q.dtype), scale)
+    # A sample without a negative sees no key at all here; the fused kernels disagree about what that gives.
+    blind = bias.isneginf().all(-1, keepdim=True)
+    return Attended(side.out.masked_fill(blind, 0.0), side.lse.masked_fill(blind.squeeze(-1), -math.inf))
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -233,6 +241,15 @@ def append_masked(call: dict[str, Any], negative: Negative) -> None:
     call["encoder_attention_mask"] = mask.gather(1, order)
 
 
+def too_long(text: str, tokens: int, limit: int, who: str) -> ValueError:
+    """The error for a negative of which only the first `limit` of its `tokens` would be read."""
+    short = text if len(text) <= 50 else text[:47].rstrip() + "..."
+    return ValueError(
+        f"the negative prompt {short!r} is {tokens} tokens long, counted with special tokens and template; {who} takes "
+        f"{limit}; shorten it, or (VSF) give its parts weights, as in 'a:1, b:1', since each part is encoded on its own"
+    )
+
+
 class Family(ABC):
     """One architecture. Subclasses are stateless; see `docs/adding-a-model.md`."""
 
@@ -260,6 +277,9 @@ class Family(ABC):
     @abstractmethod
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         """Encode one negative prompt with the pipeline's own encoders to `[N, W]`.
+
+        What the pipeline's tokenizers cut off is noticed by the caller (`vsf.encode`); a pipeline that cuts in another
+        way needs a check here (`too_long`).
 
         Not `padded`: real tokens only. `padded`: as the pipeline encodes a prompt, with `max_sequence_length` where
         the pipeline has such an argument (its default if None).
