@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from .cases import CaseSet
@@ -327,14 +328,24 @@ class Ranks:
 
 
 @contextmanager
-def launched() -> Iterator[Ranks]:
-    """The ranks of a launch; a single one where nobody launched."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Ranks(0, 1, None, lambda: None)
+def launched(device: str | None = None) -> Iterator[Ranks]:
+    """The ranks of a launch; a single one where nobody launched. Without an accelerator they are ranks on the CPU.
+
+    Raises:
+        RunError: the processes that were started do not find together.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started < 2:
+        yield Ranks(0, 1, device, lambda: None)
         return
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    cpu = device == "cpu" or not torch.accelerator.is_available()
+    # Ranks wait for each other at the end only, and some may have much more to draw than others.
+    state = PartialState(cpu=cpu, timeout=timedelta(days=30))
+    if state.num_processes != started:
+        raise RunError(f"{started} processes were launched, but {state.num_processes} found together")
     try:
         yield Ranks(state.process_index, state.num_processes, str(state.device), state.wait_for_everyone)
     finally:

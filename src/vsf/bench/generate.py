@@ -405,13 +405,8 @@ def begin(folder: str | Path, plan: Plan, cases: CaseSet) -> Run:
 
 def missing(run: Run) -> list[tuple[int, tuple[Unit, ...], frozenset[str]]]:
     """What is still to be drawn: (number of the group, the group, ids of its units without record or picture)."""
-    images = run.folder / "images"
-    done = run.records.keys()
-    if images.is_dir():
-        there = {f"{p.name}/{name[:-4]}" for p in images.iterdir() if p.is_dir() for name in os.listdir(p)}
-        done &= there
-    else:
-        done = set()
+    pictures = {f"{path.parent.name}/{path.stem}" for path in (run.folder / "images").glob("*/*.png")}
+    done = run.records.keys() & pictures
     groups: list[tuple[int, tuple[Unit, ...], frozenset[str]]] = []
     for number, group in enumerate(run.plan.chunks):
         wanted = frozenset(unit.id for unit in group) - done

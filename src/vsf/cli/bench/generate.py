@@ -186,7 +186,7 @@ def generate(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        with launched() as ranks:
+        with launched(device) as ranks:
             if ranks.count > 1 and (workers > 1 or ray is not None):
                 raise Problem("--workers and --ray do not go with a launch of several processes")
             first = ranks.rank == 0
@@ -202,7 +202,7 @@ def generate(
             else:
                 ranks.wait()
                 opened = Run.open(run)
-            _draw(opened, draw, ranks, device or ranks.device, workers, ray, download)
+            _draw(opened, draw, ranks, ranks.device, workers, ray, download)
             ranks.wait()
             if first:
                 _report(opened)

@@ -133,7 +133,7 @@ def _make(kind: str, given: dict[str, Any]) -> tuple[Any, Any]:
         return OracleJudge(), None
     if kind in ("api", "local") and "model" not in rest:
         raise Problem(f"the judge {kind} needs --model")
-    if kind != "api":
+    if kind == "local" or (kind == "metrics" and "model" in rest):
         quiet_libraries()
     if kind == "metrics":
         return MetricJudge(rest.pop("metric", "demo"), **rest), None
