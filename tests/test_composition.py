@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -620,3 +622,10 @@ def test_real_guidance_on_top_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="classifier-free"), negative_guidance(pipe, METHOD, "wheels"):
         pipes.draw(pipe, guidance_scale=4.0)
     assert torch.equal(pipes.draw(pipe), plain)
+
+
+def test_the_page_names_tests_that_exist() -> None:
+    here = Path(__file__).parent
+    named = set(re.findall(r"`(test_\w+)`", (here.parent / "docs" / "composition.md").read_text("utf-8")))
+    there = {name for path in here.rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))}
+    assert len(named) > 20 and named <= there

@@ -13,6 +13,8 @@ from accelerate import cpu_offload
 from diffusers import (
     DiffusionPipeline,
     FluxPipeline,
+    HunyuanVideoPipeline,
+    LongCatImagePipeline,
     QwenImagePipeline,
     StableDiffusion3Pipeline,
     UniPCMultistepScheduler,
@@ -22,9 +24,10 @@ from torch import Tensor
 import tiny_pipelines as parts
 import vsf
 from composition import pipes as composed
+from pipelines import test_hunyuan_video as hunyuan
 from pipelines import test_qwen_image as qwen
 from pipelines.test_wan import stock as wan
-from specs import flux, qwen_image
+from specs import flux, hunyuan_video, longcat_ovis, qwen_image
 from specs import wan as wan_spec
 from test_contract import error
 from tiny import save_tiny
@@ -289,6 +292,21 @@ def tiny_sd3() -> Any:
     return composed.make("sd3")
 
 
+def tiny_longcat() -> Any:
+    words = parts.tokenizer("qwen")
+    model = longcat_ovis.longcat(torch.float32, 64)
+    pipe = LongCatImagePipeline(parts.scheduler(), parts.vae(16), qwen.text_encoder(), words, words, model)
+    pipe.tokenizer_max_length = 24
+    return pipe
+
+
+def tiny_hunyuan() -> Any:
+    return HunyuanVideoPipeline(
+        hunyuan.llama(), parts.tokenizer("qwen"), hunyuan_video.build(torch.float32), hunyuan.vae(), parts.scheduler(),
+        hunyuan.clip(), parts.tokenizer("clip"),
+    )  # fmt: skip
+
+
 #: A pipeline, words that fit, words that do not, what is counted and how much fits, and the length asked for.
 #: SD3: CLIP cuts at 77 what T5 takes whole, as it does with prompts. Flux: what CLIP cuts is pooled only.
 TOO_LONG: dict[str, tuple[Any, int, int, str, int | None]] = {
@@ -300,6 +318,8 @@ TOO_LONG: dict[str, tuple[Any, int, int, str, int | None]] = {
     "wan": ("wan", 511, 512, "513 tokens.*WanPipeline takes 512", None),
     # 34 tokens of template in front, 5 behind; cut by the tokenizer, or (a shorter length) behind the encoder
     "qwen": ("qwen", 1019, 1020, "1059 tokens.*QwenImagePipeline takes 1058", None),
+    "longcat": (tiny_longcat, 24, 25, "25 tokens.*LongCatImagePipeline takes 24", None),
+    "hunyuan-short": (tiny_hunyuan, 5, 60, "180 tokens.*HunyuanVideoPipeline takes 127", 32),  # CLIP takes all 60
     "qwen-short": ("qwen", 11, 12, "17 tokens.*QwenImagePipeline takes 16", 16),
 }
 

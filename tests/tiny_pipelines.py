@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from test_contract import Swap, error, fingerprint, untouched
-from vsf import NAG, VSF, Guidance, negative_guidance
+from vsf import CFG, NAG, VSF, Guidance, negative_guidance
 from vsf.arch import find_models
 from vsf.cli import main
 from vsf.draw import load_model
@@ -236,6 +236,18 @@ class PipelineContract(ShortContract):
         with pytest.raises(ValueError, match="classifier-free"), negative_guidance(pipe, VSF(), "wheels"):
             self.draw(pipe, **self.cfg)
         assert untouched(model, before)
+
+    def test_cfg_is_the_pipelines_own(self, pipe: Any) -> None:
+        names = inspect.signature(type(pipe).__call__).parameters
+        scale = "true_cfg_scale" if "true_cfg_scale" in names else "guidance_scale"
+        if "negative_prompt" not in names:
+            with pytest.raises(ValueError, match="no classifier-free"), negative_guidance(pipe, CFG(4.0), "wheels"):
+                pass
+            return
+        plain, wanted = self.draw(pipe), self.draw(pipe, **{scale: 4.0, "negative_prompt": "wheels"})
+        with negative_guidance(pipe, CFG(4.0), "wheels"):
+            assert torch.equal(self.draw(pipe), wanted)
+        assert error(wanted, plain) > 1e-4 and torch.equal(self.draw(pipe), plain)
 
     def test_the_command_line_draws_from_its_folder(self, pipe: Any, tmp_path: Path) -> None:
         if self.cli is None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .arch import Family
+from .arch.base import too_long
 from .guidance import Guidance
 from .prompt import parse_negative
 
-__all__ = ["encode_negative", "too_long", "unweighted"]
+__all__ = ["encode_negative", "unweighted"]
 
 
 def encode_negative(
@@ -53,27 +52,18 @@ def unweighted(method: Guidance, text: str) -> None:
         )
 
 
-def too_long(text: str, tokens: int, limit: int, who: str) -> ValueError:
-    """The error for a negative of which only the first `limit` of its `tokens` would be read."""
-    short = text if len(text) <= 50 else text[:47].rstrip() + "..."
-    return ValueError(
-        f"the negative prompt {short!r} is {tokens} tokens long, counted with special tokens and template; {who} takes "
-        f"{limit}; shorten it, or (VSF) give its parts weights, as in 'a:1, b:1', since each part is encoded on its own"
-    )
-
-
 def _encode(pipe: Any, family: Family, padded: bool, text: str, limit: int | None) -> Tensor:
-    with _watched(pipe, family) as (twin, read):
-        embeds = family.encode(twin, text, padded, limit)
-        if read and all(r.tokens > r.limit for r in read.values()):
-            raise too_long(text, *max(read.values(), key=lambda r: r.limit), type(pipe).__name__)
-        # Some pipelines (Qwen-Image) cut the encoder's output instead of the text.
-        if limit is not None and len(embeds) == limit and all(r.limit > limit for r in read.values()):
-            tokens = len(family.encode(twin, text, False, limit))
-            tokens = len(family.encode(twin, text, False, limit + 1)) if tokens == limit else 0
-            if tokens > limit:
-                raise too_long(text, tokens, limit, type(pipe).__name__)
-        return embeds
+    twin, read = _watched(pipe, family)
+    embeds = family.encode(twin, text, padded, limit)
+    if read and all(r.tokens > r.limit for r in read.values()):
+        raise too_long(text, *max(read.values(), key=lambda r: r.limit), type(pipe).__name__)
+    # Some pipelines (Qwen-Image) cut the encoder's output instead of the text.
+    if limit is not None and len(embeds) == limit and all(r.limit > limit for r in read.values()):
+        tokens = len(family.encode(twin, text, False, limit))
+        tokens = len(family.encode(twin, text, False, limit + 1)) if tokens == limit else 0
+        if tokens > limit:
+            raise too_long(text, tokens, limit, type(pipe).__name__)
+    return embeds
 
 
 class _Read(NamedTuple):
@@ -83,8 +73,7 @@ class _Read(NamedTuple):
     limit: int
 
 
-@contextmanager
-def _watched(pipe: Any, family: Family) -> Iterator[tuple[Any, dict[str, _Read]]]:
+def _watched(pipe: Any, family: Family) -> tuple[Any, dict[str, _Read]]:
     """A twin of the pipeline (everything in it is shared) that notes by tokenizer what it was asked to cut.
 
     A twin, since another thread may be drawing with the pipeline itself.
@@ -94,7 +83,7 @@ def _watched(pipe: Any, family: Family) -> Iterator[tuple[Any, dict[str, _Read]]
     names = [name for name, part in vars(pipe).items() if name.startswith("tokenizer") and callable(part)]
     for name in [name for name in names if name not in family.pooled] or names:
         vars(twin)[name] = _noting(vars(pipe)[name], name, read)
-    yield twin, read
+    return twin, read
 
 
 def _noting(tokenizer: Any, name: str, read: dict[str, _Read]) -> Any:

@@ -31,6 +31,13 @@ def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:
     }
 
 
+def one_time_per_token(batch: int, tokens: int, dtype: torch.dtype) -> Call:
+    """As the image-to-video and condition pipelines call it."""
+    times = torch.full((batch, 2 * 3 * 4), 500.0)
+    times[:, :12] = 0.0
+    return inputs(batch, tokens, dtype) | {"timestep": times}
+
+
 def replace(call: Call, embeds: Tensor) -> Call:
     return call | {
         "encoder_hidden_states": embeds,
@@ -38,4 +45,7 @@ def replace(call: Call, embeds: Tensor) -> Call:
     }
 
 
-SPECS = [Spec("ltx", build, inputs, 16, replace, joint=False)]
+SPECS = [
+    Spec("ltx", build, inputs, 16, replace, joint=False),
+    Spec("ltx-image", build, one_time_per_token, 16, replace, joint=False),
+]

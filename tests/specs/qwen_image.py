@@ -53,8 +53,10 @@ SPECS = [
     Spec(
         "qwen-layered",
         lambda dtype: build(dtype, layered=True),
-        lambda batch, tokens, dtype: inputs(batch, tokens, dtype, ((1, 4, 6), (1, 4, 6), (1, 4, 6)))
-        | {"additional_t_cond": torch.zeros(batch, dtype=torch.long)},
+        lambda batch, tokens, dtype: (
+            inputs(batch, tokens, dtype, ((1, 4, 6), (1, 4, 6), (1, 4, 6)))
+            | {"additional_t_cond": torch.zeros(batch, dtype=torch.long)}
+        ),
         16,
         replace,
     ),

@@ -47,6 +47,13 @@ def inputs(batch: int, tokens: int, dtype: torch.dtype, vace: bool = False, imag
     return call
 
 
+def one_time_per_token(batch: int, tokens: int, dtype: torch.dtype) -> Call:
+    """As Wan 2.2 TI2V-5B is called, where the first picture is given."""
+    times = torch.full((batch, 2 * 2 * 2), 500.0)
+    times[:, :4] = 0.0
+    return inputs(batch, tokens, dtype) | {"timestep": times}
+
+
 def pad(embeds: Tensor) -> Tensor:
     return F.pad(embeds, (0, 0, 0, TEXT - embeds.shape[-2]))
 
@@ -64,6 +71,7 @@ def image_spec(name: str, kind: type[nn.Module]) -> Spec:
 
 SPECS = [
     Spec("wan", build, inputs, 16, joint=False),
+    Spec("wan-ti2v", build, one_time_per_token, 16, joint=False),
     Spec("wan-vace", partial(build, kind=WanVACETransformer3DModel), partial(inputs, vace=True), 16, joint=False),
     # As many image tokens as text and negative tokens together in some of the tests: they must not be mixed up.
     image_spec("wan-i2v", WanTransformer3DModel),

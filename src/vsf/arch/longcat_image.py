@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .base import too_long
 from .flux import Flux
 
 
@@ -32,12 +33,13 @@ class LongCatImage(Flux):
                 "yourself and give negative_prompt_embeds"
             )
         embeds = pipe.encode_prompt(text)[0][0]
-        if padded:
-            return embeds
         # The encoder is causal and masked: real tokens do not see the pads. Quoted text is tokenized by character.
         from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
 
         pieces = [piece for part, quoted in split_quotation(text) for piece in (part if quoted else [part])]
         real = sum(len(pipe.tokenizer(piece, add_special_tokens=False).input_ids) for piece in pieces)
-        real = min(real, len(embeds))
+        if real > len(embeds):  # the pipeline cuts without asking its tokenizer to
+            raise too_long(text, real, len(embeds), type(pipe).__name__)
+        if padded:
+            return embeds
         return embeds[len(embeds) - real :] if pipe.tokenizer.padding_side == "left" else embeds[:real]

@@ -24,12 +24,12 @@ from .. import __version__
 from ..images import write_whole
 from ..stats import Interval
 from . import tables
-from .plots import Dot, forest, styles, tradeoff_plot
+from .plots import Dot, Style, forest, styles, tradeoff_plot
 from .run import Answer, Run, RunError
 from .tables import METRICS, TESTED, Comparison, Results, describe, group_of, is_ablation
 
 if TYPE_CHECKING:
-    from .sweep import Sweep
+    from .sweep import Row, Sweep
 
 __all__ = ["Report", "build", "write_report"]
 
@@ -261,6 +261,10 @@ def _pick_reference(results: Results, reference: str | None) -> str:
     return (guided or list(results.points))[0]
 
 
+_PLAIN = Style("", "")
+"""Of ablations, which stand in no plot."""
+
+
 def _lines(
     results: Results, names: Sequence[str], found: Sequence[Comparison], first: int, looks: dict[str, Any]
 ) -> list[Line]:
@@ -271,11 +275,12 @@ def _lines(
     lines: list[Line] = []
     for number, name in enumerate(names, first):
         point, records = results.points[name], results.records[name]
+        look = looks.get(group_of(name), _PLAIN)
         own = {k: v for k, v in (("steps", point.steps), ("guidance", point.guidance_scale)) if v is not None}
         lines.append(
             Line(
                 number, name, group_of(name), point.method, describe(point.settings), results.scores(name),
-                marks.get(name, {}), looks[group_of(name)].marker, looks[group_of(name)].color,
+                marks.get(name, {}), look.marker, look.color,
                 len(records), len(results.answers[name]), sum(bool(r.get("broken")) for r in records),
                 results.cost(name), ", ".join(f"{k} {v:g}" for k, v in own.items()),
             )
@@ -317,13 +322,16 @@ def _findings(results: Results, reference: str, lines: Sequence[Line], found: Se
     said: list[str] = []
     at = {line.name: line for line in lines}
     guided = [line for line in lines if line.method != "none"]
-    ranked = sorted((li for li in guided if "joint" in li.scores), key=lambda li: -li.scores["joint"].mean)
-    if ranked:
-        top = [li for li in ranked if li.scores["joint"].mean == ranked[0].scores["joint"].mean]
+    for metric in ("joint", "balanced"):
+        if not (ranked := [li for li in guided if metric in li.scores]):
+            continue
+        highest = max(li.scores[metric].mean for li in ranked)
+        top = [li for li in ranked if li.scores[metric].mean == highest]
         said.append(
-            "Highest joint score (object there, part gone, picture whole, all at once): "
-            f"{' and '.join(li.name for li in top)}, {_span(top[0].scores['joint'])}."
-            + (f" Without guidance: {_span(at['none'].scores['joint'])}." if "joint" in _of(at, "none") else "")
+            f"Highest {METRICS[metric].label} score ({METRICS[metric].help}): {' and '.join(li.name for li in top)}, "
+            f"{_span(top[0].scores[metric])}."
+            + (f" Without guidance: {_span(at['none'].scores[metric])}." if metric in _of(at, "none") else "")
+            + _against(metric, reference, at, found)
         )
     ref = at.get(reference)
     if ref and "specificity" in ref.scores:
@@ -332,17 +340,6 @@ def _findings(results: Results, reference: str, lines: Sequence[Line], found: Se
             f"something else, in {_span(ref.scores['negative_unrelated'])}. The difference, what the negative meant, is "
             f"{_span(ref.scores['specificity'])}."
         )
-    mine = [c for c in found if c.metric == "joint" and at[c.point].method != "none"]
-    if mine:
-        below = [f"{c.point} {_span(c.difference)}" for c in mine if c.p_holm < _LEVEL and c.difference.mean < 0]
-        above = [f"{c.point} {_span(c.difference)}" for c in mine if c.p_holm < _LEVEL and c.difference.mean > 0]
-        open_ = [f"{c.point} {_span(c.difference)}" for c in mine if c.p_holm >= _LEVEL]
-        parts = [
-            *([f"below it beyond chance: {', '.join(below)}"] if below else []),
-            *([f"above it beyond chance: {', '.join(above)}"] if above else []),
-            *([f"not told apart: {', '.join(open_)}"] if open_ else []),
-        ]
-        said.append(f"Joint score against {reference}, Holm-corrected: {'; '.join(parts)}.")
     kept = sorted((li for li in guided if "retention" in li.scores), key=lambda li: -li.scores["retention"].mean)
     if ref and kept and "retention" in ref.scores and kept[0].name != reference:
         said.append(
@@ -352,6 +349,20 @@ def _findings(results: Results, reference: str, lines: Sequence[Line], found: Se
             + "."
         )
     return said
+
+
+def _against(metric: str, reference: str, at: dict[str, Line], found: Sequence[Comparison]) -> str:
+    """Who differs from the reference in a figure, and who cannot be told apart from it."""
+    mine = [c for c in found if c.metric == metric and at[c.point].method != "none"]
+    groups = (
+        ("beyond chance below it", [c for c in mine if c.p_holm < _LEVEL and c.difference.mean < 0]),
+        ("beyond chance above it", [c for c in mine if c.p_holm < _LEVEL and c.difference.mean > 0]),
+        ("not told apart from it", [c for c in mine if c.p_holm >= _LEVEL]),
+    )
+    parts = [
+        f"{word}: {', '.join(f'{c.point} {_span(c.difference)}' for c in group)}" for word, group in groups if group
+    ]
+    return f" Against {reference}, Holm-corrected, {'; '.join(parts)}." if parts else ""
 
 
 def _of(at: dict[str, Line], name: str) -> dict[str, Interval]:
@@ -376,11 +387,11 @@ def _categories(results: Results, names: Sequence[str]) -> tuple[str, list[tuple
     return METRICS[metric].label, rows
 
 
-def _distinct(values: Iterable[Any]) -> str:
+def _distinct(values: Iterable[Any], of: str = "pictures") -> str:
     counts = Counter(str(v) for v in values if v is not None)
     if len(counts) <= 1:
         return next(iter(counts), "unknown")
-    return ", ".join(f"{value} ({n} pictures)" for value, n in counts.most_common())
+    return "; ".join(f"{value} ({n:,} {of})" for value, n in counts.most_common())
 
 
 def _provenance(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
@@ -390,14 +401,14 @@ def _provenance(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
     rows: list[tuple[str, str]] = [
         ("runs", ", ".join(run.folder.resolve().name for run in results.runs)),
         ("pictures", f"{len(records):,}"),
-        ("cases", _distinct(f"{p.cases_name}, SHA-256 {p.cases_hash}" for p in plans)),
-        ("splits", _distinct(case.split for case in results.cases.values()).replace(" pictures)", " cases)")),
-        ("model", _distinct(p.model for p in plans)),
+        ("cases", _distinct((f"{p.cases_name}, SHA-256 {p.cases_hash}" for p in plans), "runs")),
+        ("splits", _distinct((case.split for case in results.cases.values()), "cases")),
+        ("model", _distinct((p.model for p in plans), "runs")),
         ("revision", _distinct(r.get("revision") or r.get("commit") for r in records)),
         ("weights, SHA-256", _distinct(r.get("weights") for r in records)),
         ("pipeline", _distinct(r.get("pipeline") for r in records)),
-        ("steps, batch", _distinct(f"{p.steps} steps, batches of {p.batch}" for p in plans)),
-        ("seeds", _distinct(", ".join(map(str, p.seeds)) for p in plans)),
+        ("steps, batch", _distinct((f"{p.steps} steps, batches of {p.batch}" for p in plans), "runs")),
+        ("seeds", "; ".join(f"{r.folder.resolve().name}: {', '.join(map(str, r.plan.seeds))}" for r in results.runs)),
         ("size", _distinct("x".join(map(str, r["size"])) for r in records if r.get("size"))),
         ("dtype, device", _distinct(f"{r.get('dtype')} on {r.get('device')}" for r in records)),
         ("machine", _distinct(f"{r.get('hardware')}, {r.get('threads')} threads" for r in records)),
@@ -432,25 +443,24 @@ def _sweep_part(sweep: Sweep) -> dict[str, Any]:
     rows = sweep.rows()
     best = sweep.best(rows)
     looks = styles(sweep.arms)
-    done = [r for r in rows if r.value is not None]
 
     def exact(value: float) -> Interval:
         return Interval(value, value, value, 1, 1)
 
-    front = {(r.arm, r.number) for arm in sweep.arms for r in sweep.front(arm, rows)}
-    dots = [
-        Dot(sweep.arms.index(r.arm) + 1, r.arm, r.arm, exact(r.scores["negative"]), exact(r.scores["positive"]))
-        for r in done
-        if (r.arm, r.number) in front
-    ]
+    def dot(row: Row, number: int | None) -> Dot:
+        return Dot(number, row.arm, row.arm, exact(row.scores["negative"]), exact(row.scores["positive"]))
+
+    dots = [dot(r, sweep.arms.index(r.arm) + 1) for r in best.values()]
+    dots += [dot(r, None) for arm in sweep.arms for r in sweep.front(arm, rows) if r != best[arm]]
     arms: list[dict[str, Any]] = []
     for number, arm in enumerate(sweep.arms, 1):
         mine = [r for r in rows if r.arm == arm]
         arms.append(
             {
-                "number": number, "name": arm, "tries": len(mine), "failed": sum(r.state == "fail" for r in mine),
+                "number": number, "name": arm, "color": looks[arm].color, "marker": looks[arm].marker,
+                "tries": len(mine), "failed": sum(r.state == "fail" for r in mine),
                 "value": best[arm].value if arm in best else None,
-                "first": next((r.value for r in mine if r.value is not None), None),
+                "first": next((r.value for r in mine if r.number == 0), None),
                 "area": area(mine), "settings": describe(best[arm].settings) if arm in best else "",
             }
         )  # fmt: skip
@@ -497,7 +507,7 @@ def build(
     # Further points of a curve (`vsf+2`) stand in plots and areas only.
     more = [n for n in results.points if "+" in n and n not in (*parts, chosen)]
     main = [n for n in results.points if n not in (*parts, *more)]
-    looks = styles([group_of(n) for n in (*main, *more, *parts)])
+    looks = styles([group_of(n) for n in (*main, *more)])
     found = tables.compare(results, chosen, np.random.default_rng([seed, 0]), main)
     found_parts = tables.compare(results, chosen, np.random.default_rng([seed, 1]), parts) if parts else []
     lines = _lines(results, main, found, 1, looks)
@@ -513,11 +523,12 @@ def build(
     plots: dict[str, str] = {}
     for key, x, y, diagonal in (
         ("positive", "negative", "positive", False),
+        *([("close", "negative", "positive", False)] if extras else []),
         ("quality", "negative", "quality", False),
         ("control", "negative_unrelated", "negative", True),
         ("retention", "negative", "retention", False),
     ):
-        if dots := _dots(lines, x, y) + _dots(extras, x, y, False):
+        if dots := _dots(lines, x, y) + _dots([] if key == "close" else extras, x, y, False):
             labels = {"negative_unrelated": "part missing, unrelated negative", "negative": "negative: part missing"}
             labels |= {"positive": "positive: object there", "quality": "quality", "retention": "other parts kept"}
             plots[key] = tradeoff_plot(dots, labels[x], labels[y], looks, key, diagonal)
@@ -642,7 +653,7 @@ _GLYPHS = {
 
 
 def _glyph(marker: str) -> str:
-    return _GLYPHS.get(marker, "●")
+    return _GLYPHS.get(marker, "")
 
 
 def markdown(report: Report) -> str:

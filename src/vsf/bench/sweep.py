@@ -331,11 +331,10 @@ class Sweep:
         if self.storage is not None:
             return optuna.storages.get_storage(self.storage)
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+        from optuna.storages.journal import JournalFileBackend
 
         path = str(self.folder / "study.journal")
-        lock = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock
-        return JournalStorage(JournalFileBackend(path, lock_obj=lock(path)))
+        return JournalStorage(JournalFileBackend(path, lock_obj=_lock(path)))
 
     @cached_property
     def _studies(self) -> dict[str, Study]:
@@ -447,6 +446,29 @@ def _optuna() -> Any:
         raise SweepError('a sweep needs Optuna: pip install "vsf[bench]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
+
+
+def _lock(path: str) -> Any:
+    """A lock for the journal that the system lets go of when its holder is killed; Optuna's own one waits 30 s then."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        from optuna.storages.journal import JournalFileOpenLock
+
+        return JournalFileOpenLock(path)
+
+    class Lock:
+        handle: Any = None
+
+        def acquire(self) -> bool:
+            self.handle = open(f"{path}.lock", "ab")  # noqa: SIM115
+            fcntl.flock(self.handle, fcntl.LOCK_EX)
+            return True
+
+        def release(self) -> None:
+            self.handle.close()
+
+    return Lock()
 
 
 def _sampler(seed: int, arm: str, startup: int) -> BaseSampler:

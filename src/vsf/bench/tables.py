@@ -68,7 +68,7 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 """Every figure by its name, in the order of tables: the three published ones, then the controls."""
 
-TESTED = ("positive", "negative", "quality", "specificity", "retention", "joint")
+TESTED = ("positive", "negative", "quality", "specificity", "retention", "joint", "balanced")
 """Figures that are compared with the reference. With the points they make the family that Holm's correction is for."""
 
 QUESTIONS = ("answer_1", "answer_2", "identity")

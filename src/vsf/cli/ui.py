@@ -65,6 +65,7 @@ def ui(
         choose("dtype", dtype, DTYPES)
     if not download:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("torchao", "torch.utils._pytree", "httpx"):  # they announce themselves between our lines
         logging.getLogger(name).setLevel(logging.ERROR)
     _start(

@@ -97,6 +97,7 @@ class Actions:
     #: Components by their attribute's name (`status`, `pictures`, ...).
     status: Any
     cancel: Any
+    preset: Any
     pictures: Any
     which: Any
     map: Any
@@ -127,10 +128,10 @@ class Actions:
     def _values(self, values: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip(self.fields, values, strict=False))
 
-    def _fill(self, values: Mapping[str, Any]) -> dict[Any, Any]:
-        """Updates that put values into the form; a slider grows where its range is too small."""
+    def _fill(self, values: Mapping[str, Any], preset: str | None = None) -> dict[Any, Any]:
+        """Updates that put values into the form (`preset`: whose they are); a slider grows where its range is too small."""
         ranges = {name: knob for name, _, knob in knob_fields(self.model)}
-        updates: dict[Any, Any] = {}
+        updates: dict[Any, Any] = {self.preset: preset} if self.model.choices else {}
         for name, value in values.items():
             knob = ranges.get(name)
             more: dict[str, Any] = {}
@@ -259,7 +260,7 @@ class Actions:
             f"Difference: {alt}",
         )
         seeds = [(f"seed {asked.seed + k}", k) for k in range(asked.n)]
-        files = [("Picture with its settings", self._png(session, found, i)), ("Sheet", self._sheet(session, found))]
+        files = [("Picture (PNG)", self._png(session, found, i)), ("Sheet (PNG)", self._sheet(session, found))]
         recorded = drawn.suppression
         blocks = [] if recorded is None else recorded.blocks
         return {
@@ -277,7 +278,8 @@ class Actions:
                 value=ALL_MEAN if block is None else str(block),
                 interactive=recorded is not None,
             ),
-            self.files: views.links(files),
+            self.files: views.links(files)
+            + "<p class=fine>The picture carries its settings: drop it on the left to restore them.</p>",
             self.cli: command_line(asked, self.options, self.model),
             self.python: python_code(asked, self.options, self.model),
         }
@@ -299,7 +301,7 @@ class Actions:
     def _map(self, session: Session, found: Picture, i: int, step: int | None, block: int | None) -> str:
         recorded = found.drawn.suppression
         if recorded is None:
-            why = "no negative acted here" if found.request.guidance.label == "vsf" else "defined for VSF"
+            why = "no negative acted" if found.request.guidance.label == "vsf" else "recorded for VSF only"
             return holes("Where it acted", why)
         if step is not None and step not in recorded.steps:
             return holes("Where it acted", f"step {step + 1} was not guided")
@@ -368,7 +370,7 @@ class Actions:
         if choice is None:
             return {}
         values = fields_of(choice.guidance, self.model) | ({"steps": choice.steps} if choice.steps else {})
-        return self._fill(values)
+        return self._fill(values, name)
 
     @_told
     async def take_picture(self, file: Any) -> AsyncIterator[Any]:
@@ -383,7 +385,7 @@ class Actions:
             try:
                 settings = read_settings(path)
             except ValueError as error:
-                raise ValueError(str(error).replace(str(path), path.name)) from error
+                raise ValueError(str(error).replace(str(path), f"the file {path.name[:60]}")) from error
         finally:
             path.unlink(missing_ok=True)
         values, notes = restore(settings, self.model)
@@ -400,11 +402,13 @@ class Actions:
         except (ValueError, IndexError):
             raise ValueError("there is no such entry in the gallery") from None
         values: dict[str, Any] = {"prompt": entry.prompt, "negative": entry.negative, "n": 1}
+        preset = None
         if entry.seed is not None:
             recommended = self.model.choices[0]
+            preset = recommended.name
             values |= {"seed": entry.seed, "size": OWN_SIZE, **fields_of(recommended.guidance, self.model)}
             values |= {"steps": recommended.steps or self.model.steps}
-        yield {**self._fill(values), **self._say(f"Drawing: {entry.prompt}, not {entry.negative}")}
+        yield {**self._fill(values, preset), **self._say(f"Drawing: {entry.prompt}, not {entry.negative}")}
 
     @_told
     async def take_cell(self, request: gr.Request, event: gr.EventData) -> AsyncIterator[Any]:
@@ -663,14 +667,23 @@ class Actions:
         session = self.sessions.of(request.session_hash)
         yield {**await asyncio.to_thread(self._ask, session, visitor), **self._say(f"Labelling as {visitor[:24]}.")}
 
+    def answer_with(self, choice: int) -> Callable[..., AsyncIterator[Any]]:
+        """The handler of one answer's button."""
+
+        async def answer(request: gr.Request, visitor: str, key: str) -> AsyncIterator[Any]:
+            async for update in self.answer(request, choice, visitor, key):
+                yield update
+
+        return answer
+
     @_told
-    async def answer(self, choice: int, request: gr.Request, visitor: str, key: str) -> AsyncIterator[Any]:
+    async def answer(self, request: gr.Request, choice: int, visitor: str, key: str) -> AsyncIterator[Any]:
         """An answer, then the next question."""
         assert self.labels is not None
         session = self.sessions.of(request.session_hash)
+        line = self._say(f"Labelling as {visitor[:24]}.")
         try:
             await asyncio.to_thread(self.labels.answer, visitor, key, choice)
-            line = self._say(f"Labelling as {visitor[:24]}.")
         except ValueError as error:
             line = self._say(views.sentence(str(error)), "bad")
         yield {**await asyncio.to_thread(self._ask, session, visitor), **line}

@@ -133,7 +133,7 @@ class Device:
             for job in (*self._queue, *([self._running] if self._running else [])):
                 job.cancel()
             self._wake.notify()
-        if self._thread is not None:
+        if self._thread is not None and self.loaded.is_set():  # loading cannot be stopped, and nobody waits for it
             self._thread.join(timeout=30)
 
     def _get(self) -> Any:

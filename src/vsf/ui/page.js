@@ -54,6 +54,17 @@
     if (wipe) wipe.style.setProperty('--at', event.target.value + '%');
   });
 
+  // gradio's radio buttons are no group to the browser: arrow keys are ours.
+  document.addEventListener('keydown', (event) => {
+    const move = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+    if (!move || event.target.type !== 'radio' || !event.target.name.startsWith('radio-')) return;
+    const all = [...event.target.closest('.wrap').querySelectorAll('input[type=radio]')];
+    const next = all[(all.indexOf(event.target) + move + all.length) % all.length];
+    event.preventDefault();
+    next.focus();
+    next.click();
+  });
+
   // Keys of the Label tab, unless somebody types.
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select, [role=tab]')) return;

@@ -103,7 +103,7 @@ class Page(Actions):
             self.dice = gr.Button("Shuffle", elem_id="dice", size="md")
         with gr.Row():
             add("n", gr.Slider(1, model.limits.pictures, first["n"], step=1, label="Pictures", elem_id="n", buttons=[],
-                               min_width=120))  # fmt: skip
+                               min_width=120, visible=not model.video))  # fmt: skip
             add("size", gr.Dropdown([OWN_SIZE, *model.sizes], value=first["size"], label="Size", allow_custom_value=True,
                                     elem_id="size", min_width=120))  # fmt: skip
         if model.video:
@@ -170,10 +170,22 @@ class Page(Actions):
     def _reproduce(self) -> None:
         with gr.Accordion("Draw it again: command line and Python", open=False, elem_id="again"):
             self.cli = gr.Code(
-                label="Command line", language="shell", lines=1, interactive=False, elem_id="cli", wrap_lines=True
+                label="Command line",
+                language="shell",
+                lines=1,
+                interactive=False,
+                show_line_numbers=False,
+                elem_id="cli",
+                wrap_lines=True,
             )
             self.python = gr.Code(
-                label="Python", language="python", lines=1, interactive=False, elem_id="python", wrap_lines=True
+                label="Python",
+                language="python",
+                lines=1,
+                interactive=False,
+                show_line_numbers=False,
+                elem_id="python",
+                wrap_lines=True,
             )
 
     def _picture_tab(self) -> None:
@@ -280,23 +292,27 @@ class Page(Actions):
         self.blocks.load(self.hello, None, [*state, *shown], **quiet)
         self.blocks.unload(self.leave)
         gr.on([self.draw_button.click, self.fields["prompt"].submit, self.fields["negative"].submit], **drawing)
-        self.cancel.click(self.stop, None, self.cancel, queue=False, **quiet)
+        self.cancel.click(self.stop, None, self.cancel, **quiet)
         self.dice.click(None, None, self.fields["seed"], js="() => Math.floor(Math.random() * 1000000)", **quiet)
         self.fields["method"].change(
             lambda method: [gr.update(visible=method == label) for label in self.groups],
             self.fields["method"], list(self.groups.values()), **quiet,
         )  # fmt: skip
         if self.model.choices:
-            self.preset.input(self.take_preset, self.preset, fields, **quiet)
-        self.upload.upload(self.take_picture, self.upload, [*state, self.upload, *fields], preprocess=False, **quiet)
-        self.gallery.click(self.take_card, None, [*state, *fields], **quiet).success(**drawing)
+            self.preset.input(self.take_preset, self.preset, [self.preset, *fields], **quiet)
+            knobs = [field for name, field in self.fields.items() if "." in name or name == "method"]
+            # Turned by hand: no preset any more.
+            gr.on([knob.input for knob in knobs], None, None, self.preset, js="() => null", **quiet)
+        form = [*fields, *([self.preset] if self.model.choices else [])]
+        self.upload.upload(self.take_picture, self.upload, [*state, self.upload, *form], preprocess=False, **quiet)
+        self.gallery.click(self.take_card, None, [*state, *form], **quiet).success(**drawing)
         self.gallery_tab.select(self.draw_gallery, None, [*state, self.gallery], **quiet)
         if self.labels is not None:
             outputs = [*state, self.question, self.label_pictures, self.label_key, self.undo, *self.answers]
             gr.on([self.begin.click, self.visitor.submit], self.ask, self.visitor, outputs, **quiet)
             self.undo.click(self.take_back, self.visitor, outputs, **quiet)
             for i, button in enumerate(self.answers):
-                button.click(functools.partial(self.answer, i), [self.visitor, self.label_key], outputs, **quiet)
+                button.click(self.answer_with(i), [self.visitor, self.label_key], outputs, **quiet)
         if self.model.video:
             return
         scrub = [self.which, self.step, self.block]
@@ -306,7 +322,7 @@ class Page(Actions):
         self.compare_button.click(self.compare_all, fields, [*state, self.compared, self.compare_files], **quiet)
         self.sweep_button.click(self.sweep, [*fields, *self.axes], [*state, self.swept], **quiet)
         self.animate_button.click(self.animate, [*fields, *self.axes], [*state, self.animation], **quiet)
-        self.swept.click(self.take_cell, None, [*state, *fields], **quiet)
+        self.swept.click(self.take_cell, None, [*state, *form], **quiet)
         self.fields["method"].change(
             functools.partial(_axis_updates, model=self.model), self.fields["method"], self.axes, **quiet
         )
