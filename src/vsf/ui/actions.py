@@ -364,11 +364,11 @@ class Actions:
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
-    def take_preset(self, name: str) -> dict[Any, Any]:
+    def take_preset(self, name: str | None) -> dict[Any, Any]:
         """The settings of a preset."""
         choice = next((c for c in self.model.choices if c.name == name), None)
-        if choice is None:
-            return {}
+        if choice is None:  # also when a setting was turned by hand, which clears the list
+            return {self.preset: gr.skip()}
         values = fields_of(choice.guidance, self.model) | ({"steps": choice.steps} if choice.steps else {})
         return self._fill(values, name)
 

@@ -54,16 +54,19 @@
     if (wipe) wipe.style.setProperty('--at', event.target.value + '%');
   });
 
-  // gradio's radio buttons are no group to the browser: arrow keys are ours.
+  // gradio's radio buttons and tabs are no groups to the browser: arrow keys are ours.
   document.addEventListener('keydown', (event) => {
-    const move = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-    if (!move || event.target.type !== 'radio' || !event.target.name.startsWith('radio-')) return;
-    const all = [...event.target.closest('.wrap').querySelectorAll('input[type=radio]')];
-    const next = all[(all.indexOf(event.target) + move + all.length) % all.length];
+    const move = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key], from = event.target;
+    const radio = from.type === 'radio' && from.name.startsWith('radio-'), tab = from.matches('#tabs [role=tab]');
+    if (!move || (!radio && !tab)) return;
+    const all = [...(radio ? from.closest('.wrap').querySelectorAll('input[type=radio]')
+      : document.querySelectorAll('#tabs .tab-container:not(.visually-hidden) [role=tab]'))];
+    const next = all[(all.indexOf(from) + move + all.length) % all.length];
     event.preventDefault();
-    next.focus();
-    next.click();
-  });
+    event.stopImmediatePropagation();
+    next?.focus();
+    next?.click();
+  }, true);
 
   // Keys of the Label tab, unless somebody types.
   document.addEventListener('keydown', (event) => {
