@@ -230,7 +230,7 @@ def draw(
     def run() -> list[Any]:
         noise = [torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)]
         try:
-            out = pipe(prompt=[request.prompt] * request.n, generator=noise, **call)
+            out = pipe(prompt=[request.prompt] * request.n, generator=noise if request.n > 1 else noise[0], **call)
         except ValueError as error:
             multiple = re.search(r"divisible by (\d+)", str(error))
             if multiple is None or request.size is None:
