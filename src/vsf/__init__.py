@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .arch import UnsupportedModel, supported
     from .demo.model import load_demo_pipeline
     from .guidance import CFG, METHODS, NAG, NASA, VSF, Guidance, NoGuidance, knobs
-    from .guide import Guided, Suppression, negative_guidance
+    from .guide import Guided, NothingGuided, Suppression, negative_guidance
     from .pipelines import (
         VSFFluxPipeline,
         VSFQwenImagePipeline,
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 # Name -> module; imported at first use, so that `import vsf` costs nothing.
 _WHERE = {
     **dict.fromkeys(("VSF", "NAG", "NASA", "CFG", "NoGuidance", "Guidance", "METHODS", "knobs"), "guidance"),
-    **dict.fromkeys(("negative_guidance", "Guided", "Suppression"), "guide"),
+    **dict.fromkeys(("negative_guidance", "Guided", "NothingGuided", "Suppression"), "guide"),
     **dict.fromkeys(("UnsupportedModel", "supported"), "arch"),
     **dict.fromkeys(
         (
@@ -54,6 +54,7 @@ __all__ = [
     "Guided",
     "Item",
     "NoGuidance",
+    "NothingGuided",
     "Preset",
     "PromptError",
     "Suppression",
