@@ -121,7 +121,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
 
 
 def attend_few(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Attended:
-    """`attend` for a short side (few keys, or few queries), written out as two matrix products.
+    """`attend` for few keys, written out as two matrix products.
 
     A fused kernel gains nothing there, and this one takes any bias on any device. Queries without a single visible
     key get output 0 and log-sum-exp -inf (the fused kernels disagree about that case).
