@@ -54,6 +54,14 @@ def test_every_stage_runs_and_nothing_is_done_twice(tmp_path: Path, monkeypatch:
     assert Sweep.open(tmp_path / "out" / "sweep").rows()[0].state == "complete"
 
 
+@pytest.mark.parametrize("name", ["plan.json", "sweep.json"])
+def test_the_folder_of_another_command_is_refused(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(RunError, match=name):
+        run_demo(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def test_every_arm_has_frozen_settings():
     points = frozen_points()
     assert set(DEFAULT_ARMS) <= {p.name for p in points}

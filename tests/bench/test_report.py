@@ -165,6 +165,18 @@ def test_an_unfinished_run_gives_a_page_that_says_so(tmp_path: Path):
     parse(text)
 
 
+def test_what_cannot_be_compared_is_said(tmp_path: Path):
+    one = make_run(tmp_path / "one", POINTS[:1], {"made": answer}, seeds=(0,))
+    two = make_run(tmp_path / "two", POINTS[1:], {"made": answer})
+    note = "Not all points of the first table were planned for the same cases and noises."
+    assert not any(n.startswith(note) for n in build([two]).notes)
+    assert any(n.startswith(note) for n in build([one, two]).notes)
+    silent = make_run(tmp_path / "silent", POINTS[:2], {"made": lambda unit: {"status": "not judged", "reason": "no"}})
+    made = build([silent], title="<b>a_b</b>")
+    assert made.notes == ["made could judge no picture, so there are no figures."]
+    assert markdown(made).startswith("# \\<b\\>a\\_b\\</b\\>\n") and "no figures" in html(made)
+
+
 def test_a_picture_that_cannot_be_read_leaves_its_place_empty(tmp_path: Path):
     run = make_run(tmp_path / "run", POINTS[:2], {"made": answer}, n=2, controls=False)
     run.image(Unit("vsf", "case-0", 0)).write_bytes(b"no picture")

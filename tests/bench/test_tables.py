@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,30 @@ def test_points_of_several_runs_stand_side_by_side(tmp_path: Path):
     assert results.points["vsf@two"].settings["scale"] == 9.0
 
 
+@pytest.mark.parametrize(
+    "other", [{"steps": 4}, {"model": "other"}, {"size": (32, 32)}, {"extra": {"eta": 1}}, {"guidance_scale": 2.0}]
+)
+def test_points_whose_pictures_would_differ_are_two_points(tmp_path: Path, other: dict[str, Any]):
+    one = make_run(tmp_path / "one", POINTS[:2], {"made": half_gone})
+    two = make_run(tmp_path / "two", POINTS[:2], {"made": lambda unit: says(a2=False)})
+    two.plan = replace(two.plan, **other)
+    results = Results.load([one, two])
+    assert list(results.points) == ["none", "vsf", "none@two", "vsf@two"]
+    assert results.interval("vsf@two", "negative").mean == 0.0 < results.interval("vsf", "negative").mean
+    # How pictures were grouped is no such thing.
+    two.plan = replace(make_run(tmp_path / "three", POINTS[:2], {"made": half_gone}).plan, batch=2)
+    assert list(Results.load([one, two]).points) == ["none", "vsf"]
+
+
+def test_another_judge_under_the_same_name_is_refused(tmp_path: Path):
+    one, two = (make_run(tmp_path / name, POINTS[:2], {"made": half_gone}) for name in ("one", "two"))
+    two.set_judge("made", {"kind": "made", "seed": 3, "spent": {"requests": 1}})
+    Results.load([one, two])
+    two.set_judge("made", {"kind": "made", "model": "b"})
+    with pytest.raises(RunError, match="judge 'made' is not the same .* \\(other model\\)"):
+        Results.load([one, two])
+
+
 def test_the_judge_must_be_one_all_runs_have(tmp_path: Path):
     one = make_run(tmp_path / "one", POINTS[:1], {"a": half_gone, "b": half_gone})
     two = make_run(tmp_path / "two", POINTS[1:], {"b": half_gone})
@@ -189,8 +214,8 @@ def test_cost_comes_from_the_records(results: Results):
 
 
 def test_names_and_groups():
-    assert [group_of(n) for n in ("vsf", "vsf+2", "vsf,scale=2", "vsf-norm+3", "nag@two")] == [
-        "vsf", "vsf", "vsf", "vsf-norm", "nag",
+    assert [group_of(n) for n in ("vsf", "vsf+2", "vsf,scale=2", "vsf-norm+3", "nag@two", "nag+2@two")] == [
+        "vsf", "vsf", "vsf", "vsf-norm", "nag@two", "nag@two",
     ]  # fmt: skip
     assert is_ablation(point("ablation-no-offset", "vsf")) and not is_ablation(point("vsf"))
     assert describe(point("vsf", scale=2.0, stop=0.5).settings) == "vsf: stop 0.5, scale 2, offset 0.1"

@@ -16,7 +16,7 @@ from .generate import begin, generate
 from .judges import OracleJudge, judge_run
 from .points import read_points
 from .report import build, write_report
-from .run import Plan, Point, Run
+from .run import Plan, Point, Run, RunError
 from .sweep import DEFAULT_ARMS, Sweep, run_sweep
 
 __all__ = ["FULL", "QUICK", "Scope", "ablation_points", "frozen_points", "run_demo"]
@@ -86,6 +86,8 @@ def run_demo(
         OSError: it cannot be written to.
     """
     out = Path(out)
+    if there := [name for name in ("plan.json", "sweep.json") if (out / name).exists()]:
+        raise RunError(f"{out} is a folder of another command ({there[0]}); give another one")
     cases = load_cases("demo")
     sweep = None
     if frozen:

@@ -394,7 +394,7 @@ def _distinct(values: Iterable[Any], of: str = "pictures") -> str:
     return "; ".join(f"{value} ({n:,} {of})" for value, n in counts.most_common())
 
 
-def _provenance(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
+def _provenance(results: Results, main: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     records = [r for rows in results.records.values() for r in rows]
     notes: list[str] = []
     plans = [run.plan for run in results.runs]
@@ -431,6 +431,17 @@ def _provenance(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
         )
     if len({r.get("hardware") for r in records}) > 1:
         notes.append("The pictures come from several kinds of machine: compare their runtimes with care.")
+    planned: dict[str, set[tuple[str, int]]] = {n: set() for n in main}
+    for name, case, noise, _ in results.where:
+        if name in planned:
+            planned[name].add((case, noise))
+    if len({frozenset(p) for p in planned.values()}) > 1:
+        notes.append(
+            "Not all points of the first table were planned for the same cases and noises. Scores side by side may "
+            "differ for that alone; differences are taken over what both have."
+        )
+    if not any(results.answers.values()):
+        notes.append(f"{results.judge} could judge no picture, so there are no figures.")
     if any(case.split == "dev" for case in results.cases.values()):
         notes.append("Some cases are of the dev split. If settings were chosen on it, these figures flatter them.")
     return [(k, v) for k, v in rows if v and v != "unknown"], notes
@@ -539,7 +550,7 @@ def build(
     ablated = [c for c in order if all((p, c) in _drawn(results) for p in with_parts)]
     ablation_sheet = [s for c in _evenly(ablated, 6) if parts and (s := _strip(results, with_parts, c, False))]
 
-    provenance, notes = _provenance(results)
+    provenance, notes = _provenance(results, main)
     memory = Counter(
         str(r["peak_memory_is"]) for rows in results.records.values() for r in rows if "peak_memory_is" in r
     )
@@ -662,7 +673,7 @@ def markdown(report: Report) -> str:
     names = [line.name for line in report.lines]
     count, seeds = len(results.cases), len({seed for *_, seed, _ in results.where})
     out = [
-        f"# {report.title}\n",
+        f"# {_md(report.title)}\n",
         f"{count} cases x {seeds} seeds, judge {results.judge}; means with 95 % intervals clustered by case.\n",
         *(f"- {_md(finding)}" for finding in report.findings),
         "",

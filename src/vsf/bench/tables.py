@@ -114,8 +114,26 @@ def is_ablation(point: Point) -> bool:
 
 
 def group_of(name: str) -> str:
-    """The curve a point belongs to: its name up to the first comma or plus ("vsf+strong", "vsf,scale=2": "vsf")."""
-    return re.split(r"[,+@]", name, maxsplit=1)[0]
+    """The curve a point belongs to: its name up to the first comma or plus ("vsf+strong", "vsf,scale=2": "vsf").
+
+    What another run made under other conditions is a curve of its own ("vsf+2@run": "vsf@run").
+    """
+    own, at, run = name.partition("@")
+    return re.split(r"[,+]", own, maxsplit=1)[0] + at + run
+
+
+_CHANCE = ("seed", "spent")
+"""What a run notes about a judge that is not part of who it is."""
+
+
+def _made(run: Run, point: Point) -> tuple[Any, ...]:
+    """All that a plan says of a point's pictures but for case and noise."""
+    plan = run.plan
+    return (
+        point.name, dict(point.settings), plan.model, plan.revision, plan.dtype, plan.size, dict(plan.extra),
+        plan.steps if point.steps is None else point.steps,
+        plan.guidance_scale if point.guidance_scale is None else point.guidance_scale,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,8 +150,8 @@ class Cost:
 class Results:
     """One judge's answers to one or more runs, by point.
 
-    Points of the same name and settings in several runs are one point; with other settings, the later one is called
-    `NAME@RUN`.
+    Points of the same name in several runs are one point if the same picture would come of them: equal settings, model,
+    steps, size and whatever else the plans say of a picture. Otherwise the later one is called `NAME@RUN`.
 
     Attributes:
         points: by name, in the order of the runs.
@@ -152,10 +170,14 @@ class Results:
         self.unjudged: dict[str, Counter[str]] = {}
         self.where: dict[tuple[str, str, int, str], Run] = {}  # point, case, seed, kind
         self._units: dict[str, list[tuple[Run, str]]] = {}
+        self._made: dict[str, tuple[Any, ...]] = {}
         for run in self.runs:
-            if float(run.judge(judge).get("threshold", 0.5)) != self.threshold:
+            about = run.judge(judge)
+            if differ := [
+                k for k in {**self.about, **about} if k not in _CHANCE and about.get(k) != self.about.get(k)
+            ]:
                 raise RunError(
-                    f"judge {judge!r} has another quality threshold in {run.folder} than in {runs[0].folder}"
+                    f"judge {judge!r} is not the same in {run.folder} as in {runs[0].folder} (other {', '.join(differ)})"
                 )
             for case in run.plan.cases:
                 if self.cases.setdefault(case, run.case[case]) != run.case[case]:
@@ -189,13 +211,14 @@ class Results:
     def _add(self, run: Run) -> None:
         names: dict[str, str] = {}
         for point in run.plan.points:
-            name = point.name
-            if name in self.points and self.points[name] != point:
+            name, made = point.name, _made(run, point)
+            if self._made.get(name, made) != made:
                 name = f"{name}@{run.folder.resolve().name}"
                 if name in self.points:
                     raise RunError(f"two points are named {name}; rename one of the runs' folders")
             names[point.name] = name
             self.points.setdefault(name, point)
+            self._made.setdefault(name, made)
             self.answers.setdefault(name, {})
             self._units.setdefault(name, [])
             self.unjudged.setdefault(name, Counter())

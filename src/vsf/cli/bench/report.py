@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..common import Problem, progress_bar, say, writable
+from ..common import Problem, progress_bar, say, warn, writable
 
 
 def report(
@@ -52,6 +52,8 @@ def report(
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error
     for finding in made.findings:
         say(f"- {finding}")
+    for note in made.notes:
+        warn(note)
     say(f"{page}  {table}")
 
 
