@@ -23,7 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
@@ -591,7 +591,8 @@ def _try(sweep: Sweep, arm: str, study: Study, number: int, evaluate: Evaluate) 
         tell(None, f"nothing was judged that gives {', '.join(METRICS[m].label for m in lacking)}")
         return
     scores = {name: interval.mean for name, interval in found.items()}
-    trial.set_user_attr("scores", scores)
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # as in `tell`
+        trial.set_user_attr("scores", scores)
     tell(objective.score(scores))
 
 
@@ -698,7 +699,5 @@ def _children(sweep: Sweep, count: int, devices: Sequence[str]) -> Iterator[list
 
 
 if __name__ == "__main__":
-    from contextlib import suppress
-
     with suppress(KeyboardInterrupt):
         work(Sweep.open(sys.argv[1]), device=sys.argv[2] or None)
