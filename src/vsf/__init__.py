@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arch import UnsupportedModel, supported
+    from .core.suppression import Suppression
     from .demo.model import load_demo_pipeline
     from .guidance import CFG, METHODS, NAG, NASA, VSF, Guidance, NoGuidance, knobs
-    from .guide import Guided, NothingGuided, Suppression, negative_guidance
+    from .guide import Guided, NothingGuided, negative_guidance
     from .pipelines import (
         VSFFluxPipeline,
         VSFQwenImagePipeline,
@@ -25,7 +26,8 @@ __version__ = "0.1.0"
 # Name -> module; imported at first use, so that `import vsf` costs nothing.
 _WHERE = {
     **dict.fromkeys(("VSF", "NAG", "NASA", "CFG", "NoGuidance", "Guidance", "METHODS", "knobs"), "guidance"),
-    **dict.fromkeys(("negative_guidance", "Guided", "NothingGuided", "Suppression"), "guide"),
+    **dict.fromkeys(("negative_guidance", "Guided", "NothingGuided"), "guide"),
+    "Suppression": "core.suppression",
     **dict.fromkeys(("UnsupportedModel", "supported"), "arch"),
     **dict.fromkeys(
         (

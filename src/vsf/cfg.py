@@ -7,37 +7,53 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from .guidance import CFG
-from .seam import current_plan, plans
+from .current import Entry, current_plan, enter, leave
 
 __all__ = ["pipeline_cfg"]
 
 _lock = threading.RLock()
-_users: dict[int, int] = {}
+_users: dict[int, list[Entry]] = {}
+
+
+@dataclass
+class _Block:
+    """One open block: what calls of the pipeline are given, and how many there were."""
+
+    scale_name: str
+    scale: float
+    negative: str | list[str]
+    calls: int = 0
 
 
 @functools.lru_cache(maxsize=256)
 def _class(cls: type) -> type:
-    """`cls`, whose call takes scale and negative prompt from the context of the calling thread."""
+    """`cls`, whose call takes scale and negative prompt from the block that the caller is in."""
     stock = cls.__call__
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind_partial(self, *args, **kwargs)
-        given = dict(current_plan(id(self)) or {})
-        if given:
-            given["negative_prompt"] = _like(bound.arguments.get("prompt"), given["negative_prompt"])
-        bound.arguments.update(given)
+        block: _Block | None = current_plan(id(self))
+        if block is not None:
+            block.calls += 1
+            bound.arguments[block.scale_name] = block.scale
+            bound.arguments["negative_prompt"] = _like(bound.arguments.get("prompt"), block.negative)
         return stock(*bound.args, **bound.kwargs)
 
-    return type(
-        cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    )
+    def stock_copy(self: Any, protocol: Any) -> Any:
+        """What is copied or saved of the pipeline is of its own class."""
+        twin = object.__new__(cls)
+        twin.__dict__.update(vars(self))
+        return twin.__reduce_ex__(protocol)
+
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (cls,), {"__call__": call, "__reduce_ex__": stock_copy, "_stock_class": cls, **names})
 
 
 def _like(prompt: Any, negative: Any) -> Any:
@@ -49,8 +65,8 @@ def _like(prompt: Any, negative: Any) -> Any:
 
 
 @contextmanager
-def pipeline_cfg(pipe: Any, guidance: CFG, negative_prompt: str | Sequence[str | None] | None) -> Iterator[None]:
-    """Run every call of `pipe` in this thread with its own classifier-free guidance.
+def pipeline_cfg(pipe: Any, scale: float, negative_prompt: str | Sequence[str | None] | None) -> Iterator[_Block]:
+    """Run every call of `pipe` in this context with its own classifier-free guidance; gives the count of them.
 
     Raises:
         ValueError: not a pipeline, no negative prompt as text, or a pipeline without classifier-free guidance.
@@ -59,24 +75,27 @@ def pipeline_cfg(pipe: Any, guidance: CFG, negative_prompt: str | Sequence[str |
         raise ValueError("CFG runs the pipeline's own classifier-free guidance; give the pipeline, not the bare model")
     if negative_prompt is None:
         raise ValueError("CFG needs negative_prompt")
-    stock = type(pipe)
+    stock = getattr(type(pipe), "_stock_class", type(pipe))  # another block may be open
     names = inspect.signature(stock.__call__).parameters
-    scale = "true_cfg_scale" if "true_cfg_scale" in names else "guidance_scale"
-    if not {scale, "negative_prompt"} <= set(names):
+    name = "true_cfg_scale" if "true_cfg_scale" in names else "guidance_scale"
+    if not {name, "negative_prompt"} <= set(names):
         raise ValueError(f"{stock.__name__} has no classifier-free guidance with a negative prompt of its own")
     negative = negative_prompt if isinstance(negative_prompt, str) else [n or "" for n in negative_prompt]
-    stack, given = plans(id(pipe)), {scale: guidance.scale, "negative_prompt": negative}
-    with _lock:
-        _users[id(pipe)] = _users.get(id(pipe), 0) + 1
-        if _users[id(pipe)] == 1:
-            pipe.__class__ = _class(stock)
-    stack.append(given)
+    block = _Block(name, scale, negative)
+    entry = Entry(id(pipe), block)
     try:
-        yield
-    finally:
-        stack.remove(given)
         with _lock:
-            _users[id(pipe)] -= 1
-            if not _users[id(pipe)]:
-                del _users[id(pipe)]
-                pipe.__class__ = type(pipe).__mro__[1]
+            _users.setdefault(id(pipe), []).append(entry)
+            if len(_users[id(pipe)]) == 1:
+                pipe.__class__ = _class(stock)
+        enter(entry)
+        yield block
+    finally:
+        leave(entry)
+        with _lock:
+            users = _users.get(id(pipe), [])
+            if entry in users:
+                users.remove(entry)
+                if not users:
+                    del _users[id(pipe)]
+                    pipe.__class__ = stock

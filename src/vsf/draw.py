@@ -1,4 +1,4 @@
-"""From settings to pictures: load a model, draw without and with the negative from the same noise.
+"""From settings to pictures: draw without and with the negative from the same noise.
 
 Shared by the command line, the demo and the page; prints nothing.
 """
@@ -6,30 +6,19 @@ Shared by the command line, the demo and the page; prints nothing.
 from __future__ import annotations
 
 import inspect
-import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .guidance import Guidance, NoGuidance
+from .provenance import versions
 
 if TYPE_CHECKING:
-    import torch
+    from .core.suppression import Suppression
 
-    from .guide import Suppression
-
-__all__ = ["DEMO", "Drawn", "ModelError", "Request", "draw", "is_demo", "load_model", "settings_of"]
-
-#: The name of the embedded model where a folder or an id is asked for.
-DEMO = "demo"
-
-
-class ModelError(RuntimeError):
-    """A model is missing, or cannot be read."""
+__all__ = ["Drawn", "Request", "draw", "schedule_of", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -78,110 +67,9 @@ class Drawn:
     suppression: Suppression | None
 
 
-def load_model(
-    model: str = DEMO,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
-    download: bool = False,
-    revision: str | None = None,
-) -> Any:
-    """A diffusers pipeline: the embedded model ("demo"), a folder, or an id.
-
-    `device` None takes CUDA where it is there; `dtype` None takes bfloat16 on CUDA, float32 elsewhere and for the demo
-    model. An id is looked up in the local cache, and on the network only if `download`; `revision` is a branch, tag or
-    commit of it. Safetensors weights only.
-
-    Raises:
-        ModelError: the model is missing or cannot be read, or the device is not there.
-    """
-    import torch
-
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that was not built in
-        raise ModelError(f"device {device!r} is not usable here: {_first_line(error)}") from error
-    if model == DEMO:
-        from .demo.model import DemoModelError, load_demo_pipeline
-
-        try:
-            return load_demo_pipeline(dtype, place)
-        except DemoModelError as error:
-            raise ModelError(_first_line(error)) from error
-    folder = Path(model)
-    is_folder = folder.is_dir()
-    if is_folder and not (folder / "model_index.json").is_file():
-        raise ModelError(f"the folder {model} holds no model_index.json, so it is no diffusers pipeline")
-    if is_folder and (lacks := _lacks(folder)):
-        raise ModelError(f"the model in {model} is not whole: {lacks}")
-    if not is_folder and (folder.is_absolute() or model.count("/") != 1 or model.startswith((".", "~"))):
-        raise ModelError(f"no model folder {model}; give a folder, an id such as owner/name, or {DEMO!r}")
-    from diffusers import DiffusionPipeline
-
-    if dtype is None:
-        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            model,
-            dtype=dtype,
-            local_files_only=is_folder or not download,
-            use_safetensors=True,
-            **({} if revision is None else {"revision": revision}),
-        )
-        return pipe.to(place)
-    except Exception as error:  # whatever the readers raise: safetensors, json, OSError, KeyError, ValueError
-        if not is_folder and not download:
-            raise ModelError(
-                f"no model folder {model}, and no such model in the local cache; add --download to fetch it"
-            ) from error
-        raise ModelError(f"the model in {model} cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    # "... from one of:" says nothing without what follows.
-    return " ".join(lines[:3] if lines[0].endswith(":") else lines[:1]).rstrip(".")
-
-
-#: A tokenizer needs one of these to know any word.
-_VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
-
-
-def _lacks(folder: Path) -> str | None:
-    """What a saved pipeline says it has and does not: the libraries' own words for it name no file."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-        # Everything else in it are settings, or parts that were left out ([null, null]).
-        parts = {k: v for k, v in index.items() if isinstance(v, list) and [type(x) for x in v] == [str, str]}
-    except (OSError, ValueError, AttributeError):
-        return "its model_index.json cannot be read"
-    for name, (_, kind) in parts.items():
-        files = {f.name for f in (folder / name).iterdir()} if (folder / name).is_dir() else None
-        if files is None:
-            return f"the folder {name} ({kind}) is missing"
-        if "Scheduler" in kind:
-            needed = "scheduler_config.json"
-        elif "Tokenizer" in kind:
-            if not files & set(_VOCABULARY):
-                return f"{name} ({kind}) has none of {', '.join(_VOCABULARY)}"
-            needed = "tokenizer_config.json"
-        elif any(word in kind for word in ("Processor", "Extractor", "Checker")):
-            continue
-        else:
-            if not any(f.endswith(".safetensors") for f in files):
-                return f"{name} ({kind}) has no weights (*.safetensors)"
-            needed = "config.json"
-        if needed not in files:
-            return f"{name}/{needed} is missing"
-    return None
-
-
-def is_demo(pipe: Any) -> bool:
-    """Whether this pipeline speaks the demo world's vocabulary (the embedded model, or one trained likewise)."""
-    from .demo.model import PAD, UNKNOWN, known_words
-
-    tokenizer = getattr(pipe, "tokenizer", None)
-    return tokenizer is not None and set(tokenizer.get_vocab()) == {PAD, UNKNOWN, *known_words()}
+def schedule_of(call: Mapping[str, Any], own_steps: int | None, steps: int) -> dict[str, Any]:
+    """A model's further arguments at so many steps: a schedule written out goes with its own number of steps only."""
+    return {k: v for k, v in call.items() if steps == own_steps or k not in ("timesteps", "sigmas")}
 
 
 def draw(
@@ -196,13 +84,17 @@ def draw(
     `progress` is called with (steps done, steps in all). `record` keeps the suppression map (VSF only).
 
     Raises:
-        ValueError: a setting the pipeline refuses, or `record` for something else than VSF with a negative.
+        ValueError: a size that the model does not take, a setting the pipeline refuses, or `record` for something else
+            than VSF with a negative.
         UnsupportedModel: the pipeline cannot be guided.
     """
     import torch
 
+    from .demo.models import model_of
     from .guide import negative_guidance
+    from .sizes import sizes_of
 
+    sizes_of(pipe).check(request.size, type(pipe).__name__)
     accepted = inspect.signature(type(pipe).__call__).parameters
     call: dict[str, Any] = {"num_inference_steps": request.steps, "guidance_scale": request.guidance_scale}
     call |= request.extra
@@ -210,11 +102,9 @@ def draw(
         call |= {"width": request.size[0], "height": request.size[1]}
     if "output_type" in accepted:
         call["output_type"] = "np"  # what the pipelines make PIL pictures of, where NaN would become black
+    if known := model_of(pipe):
+        call = known.completed(call)
     length = call.get("max_sequence_length")
-    if is_demo(pipe):
-        from .demo.settings import TEXT_LENGTH
-
-        length = call["max_sequence_length"] = TEXT_LENGTH
     runs, done = (2 if compare and request.guided else 1), 0
 
     def on_step(_pipe: Any, step: int, _time: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -229,15 +119,10 @@ def draw(
 
     def run() -> list[Any]:
         noise = [torch.Generator("cpu").manual_seed(request.seed + i) for i in range(request.n)]
-        try:
-            out = pipe(prompt=[request.prompt] * request.n, generator=noise if request.n > 1 else noise[0], **call)
-        except ValueError as error:
-            multiple = re.search(r"divisible by (\d+)", str(error))
-            if multiple is None or request.size is None:
-                raise
-            size = "{}x{}".format(*request.size)
-            raise ValueError(f"size is {size}; {type(pipe).__name__} takes multiples of {multiple[1]} pixels") from error
-        return [_as_pil(x, request.seed + i) for i, x in enumerate(out.frames if hasattr(out, "frames") else out.images)]
+        out = pipe(prompt=[request.prompt] * request.n, generator=noise if request.n > 1 else noise[0], **call)
+        return [
+            _as_pil(x, request.seed + i) for i, x in enumerate(out.frames if hasattr(out, "frames") else out.images)
+        ]
 
     if record and not request.guided:
         raise ValueError("a suppression map needs a negative prompt and a method that guides")
@@ -277,8 +162,6 @@ def _named(value: Any) -> Any:
 
 def settings_of(request: Request, model: str, pipe: Any, size: tuple[int, int]) -> dict[str, Any]:
     """Everything needed to make the pictures again, as plain data; `size` is that of the pictures drawn."""
-    from importlib.metadata import version
-
     guidance = (request.guidance if request.guided else NoGuidance()).settings()
     return {
         "vsf": __version__,
@@ -295,5 +178,5 @@ def settings_of(request: Request, model: str, pipe: Any, size: tuple[int, int]) 
         "pipeline": type(pipe).__name__,
         "dtype": str(getattr(pipe, "dtype", "")).removeprefix("torch."),
         "device": str(getattr(pipe, "device", "")),
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": {k: v for k, v in versions().items() if k in ("torch", "diffusers", "transformers")},
     }

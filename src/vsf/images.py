@@ -5,28 +5,34 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from .files import plain, write_whole
+
 if TYPE_CHECKING:
+    from .draw import Drawn, Request
     from .guidance import Guidance
 
 __all__ = [
-    "Card", "guidance_from", "overlay", "png_bytes", "read_settings", "save_png", "sheet", "upscale", "write_whole",
+    "Card", "compare_sheet", "guidance_from", "overlay", "parse_settings", "png_bytes", "read_settings", "save_png", "sheet",
+    "upscale",
 ]  # fmt: skip
 
 #: The text chunk of a PNG that holds the settings, as JSON.
 CHUNK = "vsf"
 #: Longest settings text that is read back, in characters.
 _LONGEST = 1_000_000
+#: A picture that has more is none of ours (the largest has about 10,000).
+_MOST_CHUNKS = 65_536
 
 _PAPER, _CARD, _INK, _GREY, _RED = "#eef0f4", "#ffffff", "#1b1f27", "#6b7280", "#c81e3a"
 # From transparent dark to bright: the anchors of the heat colours, evenly spaced.
@@ -39,44 +45,13 @@ _HEAT = np.array(
 # Settings in a PNG
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: non-finite numbers become words ("inf")."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all (a temporary file beside it, then a rename).
-
-    Raises:
-        OSError: the folder is missing or cannot be written to.
-    """
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes private files
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def png_bytes(image: Image.Image, settings: Mapping[str, Any] | None = None) -> bytes:
     """`image` as a PNG file with its settings in the text chunk "vsf"."""
     from io import BytesIO
 
     info = PngImagePlugin.PngInfo()
     if settings is not None:
-        info.add_itxt(CHUNK, json.dumps(_plain(settings), allow_nan=False))
+        info.add_itxt(CHUNK, json.dumps(plain(settings), allow_nan=False))
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -92,31 +67,79 @@ def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any] |
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that `save_png` put into a picture.
+    """The settings that `save_png` put into a picture. Reads its text chunks only: no pixel is decoded.
 
     Raises:
         OSError: no such file.
         ValueError: not a PNG, or one without our settings.
     """
-    try:
-        image = Image.open(path, formats=("PNG",))
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a PNG picture") from error
-    with image:
-        try:
-            image.load()  # text chunks may stand behind the pixels
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"the picture {path} is damaged") from error
-        text = getattr(image, "text", {}).get(CHUNK)
-    if text is None or len(text) > _LONGEST:
+    with Path(path).open("rb") as file:
+        text = _settings_text(file, str(path))
+    if text is None:
         raise ValueError(f"{path} holds no settings of vsf; its pictures carry them in the PNG text chunk {CHUNK!r}")
+    return parse_settings(text, f"the settings in {path}")
+
+
+def parse_settings(text: str, what: str = "the settings", longest: int = _LONGEST) -> dict[str, Any]:
+    """Settings from the text that a picture carries.
+
+    Raises:
+        ValueError: they are damaged, or longer than `longest` characters; the message begins with `what`.
+    """
+    from .outside import parse_json
+
     try:
-        settings = json.loads(text)
+        settings = parse_json(text, what, longest)
     except ValueError as error:
-        raise ValueError(f"the settings in {path} are damaged") from error
+        raise ValueError(f"{what} are damaged: {str(error).removeprefix(what).strip()}") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"the settings in {path} are damaged")
+        raise ValueError(f"{what} are damaged")
     return settings
+
+
+def _settings_text(file: BinaryIO, name: str) -> str | None:
+    """The text of the chunk "vsf" of a PNG (tEXt, zTXt or iTXt, before or behind the pixels), None without one.
+
+    PNG specification, third edition, sections 5 and 11.3.3. Written here because Pillow reaches the text behind the
+    pixels only by decoding them: 0.6 GB for a 13000 x 13000 picture of zeros, which is 0.5 MB as a file.
+    """
+    if file.read(8) != b"\x89PNG\r\n\x1a\n":
+        raise ValueError(f"{name} is not a PNG picture")
+    found: str | None = None
+    for number in range(_MOST_CHUNKS):
+        head = file.read(8)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < 8 or (number == 0) != (kind == b"IHDR"):
+            break
+        if found is None and kind in (b"tEXt", b"zTXt", b"iTXt") and size <= 2 * _LONGEST:
+            data, check = file.read(size), file.read(4)
+            if len(check) < 4 or zlib.crc32(kind + data) != int.from_bytes(check, "big"):
+                break
+            try:
+                found = _chunk_text(kind, data)
+            except (ValueError, zlib.error, IndexError):
+                break
+        else:
+            file.seek(size + 4, os.SEEK_CUR)
+        if kind == b"IEND":
+            return found
+    raise ValueError(f"the picture {name} is damaged")
+
+
+def _chunk_text(kind: bytes, data: bytes) -> str | None:
+    """The text of a text chunk if it is ours; longer than it may be, it is cut."""
+    key, _, rest = data.partition(b"\0")
+    if key != CHUNK.encode():
+        return None
+    packed = kind == b"zTXt"
+    if packed:
+        rest = rest[1:]  # the method: there is one
+    elif kind == b"iTXt":
+        packed, rest = bool(rest[0]), rest[2:]
+        rest = rest.split(b"\0", 2)[2]  # the language, and the key in it
+    if packed:
+        rest = zlib.decompressobj().decompress(rest, 4 * _LONGEST)  # at most: a megabyte unpacks to a gigabyte
+    return rest.decode("utf-8" if kind == b"iTXt" else "latin-1")
 
 
 def guidance_from(settings: Mapping[str, Any]) -> Guidance:
@@ -125,25 +148,13 @@ def guidance_from(settings: Mapping[str, Any]) -> Guidance:
     Raises:
         ValueError: an unknown method or knob, or a value out of range.
     """
-    from .guidance import METHODS, knobs
+    from .guidance import make_method
 
     given = settings.get("guidance")
-    given = dict(given) if isinstance(given, Mapping) else {}
-    method = METHODS.get(str(given.pop("method", None)))
-    if method is None:
-        raise ValueError(f"the settings name no known method; known: {', '.join(METHODS)}")
-    blocks = given.pop("blocks", None)
-    unknown = sorted(set(given) - set(knobs(method)))
-    if unknown:
-        raise ValueError(f"the settings hold {', '.join(unknown)}, which {method.label} does not have")
-    values = {k: _number(v) for k, v in given.items()}
-    return method(**values, blocks=None if blocks is None else tuple(blocks))
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_number(v) for v in value)
-    return float(value) if value in ("inf", "-inf", "nan") else value
+    try:
+        return make_method(given if isinstance(given, Mapping) else {})
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -257,6 +268,20 @@ def sheet(cards: Sequence[Card], columns: int = 1, title: str = "", subtitle: st
             text = _fit(draw, label, font, cell_w)
             draw.text((at[0] + picture.width / 2, at[1] + cell_h + 2 * unit), text, _GREY, font, "ms")
     return page
+
+
+def compare_sheet(request: Request, drawn: Drawn) -> Image.Image:
+    """The labelled sheet of one request: per seed without, with, and where it acted, as far as there."""
+    shares = drawn.suppression.map().numpy() if drawn.suppression else None
+    cards: list[Card] = []
+    for i, picture in enumerate(drawn.guided):
+        seed = f" (seed {request.seed + i})" if request.n > 1 else ""
+        pictures = [(f"without{seed}", drawn.plain[i])] if drawn.plain else []
+        pictures.append(("with the negative", picture))
+        if shares is not None:
+            pictures.append((f"where it acted (up to {shares[i].max():.0%})", overlay(picture, shares[i])))
+        cards.append(Card(request.prompt, request.negative, pictures))
+    return sheet(cards, columns=1 if request.n == 1 else 2)
 
 
 def _heading(draw: ImageDraw.ImageDraw, card: Card, x: int, y: int, width: int, unit: int) -> None:

@@ -1,14 +1,13 @@
-"""Intervals, tests, agreement and trade-offs for measurements that come in clusters (several seeds of one case).
+"""Intervals, tests, agreement and trade-offs for measurements that come in clusters (pictures of one object).
 
-Pure numpy and scipy. Images of one case share the prompt, so they are not independent draws: every interval here
-treats the *case* as the unit (cluster-robust variance). Randomness is handed in.
+Pure numpy and scipy. Pictures of one cluster are not independent draws: everything here treats the *cluster* as the
+unit, and makes up for there being few of them. Randomness is handed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ Labels = Sequence[object] | NDArray[Any]
 
 # scipy is untyped
 _scipy: Any = _scipy_stats
+
+_EXACT = 18  # clusters up to which every sign pattern is tried
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def to_dict(self) -> dict[str, float | int]:
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n, "clusters": self.clusters}
 
 
 def _prepare(values: ArrayLike, clusters: Labels) -> tuple[NDArray[np.float64], NDArray[np.intp], int]:
@@ -58,17 +56,29 @@ def _level(level: float) -> float:
     return level
 
 
-def cluster_se(values: ArrayLike, clusters: Labels) -> float:
-    """Cluster-robust standard error of the mean of ``values`` [N].
+def _spread(x: NDArray[np.float64], index: NDArray[np.intp], g: int) -> tuple[float, float]:
+    """Cluster-robust standard error of the mean of x [N] in g > 1 clusters, and its degrees of freedom.
 
-    ``sqrt(G/(G-1) * sum_g (sum_{i in g} (x_i - mean))^2) / N`` for G clusters: the sandwich estimator of Liang and
-    Zeger (1986) for a regression on a constant, with the usual small-sample factor G/(G-1). Infinite for G = 1.
+    The error is CR2 of Bell and McCaffrey (2002), which for a mean has a closed form: with n_i values and the sum of
+    deviations S_i in cluster i, ``sqrt(sum_i S_i^2 / (1 - n_i/N)) / N``. For equal clusters it is the sandwich of
+    Liang and Zeger (1986) times sqrt(G/(G-1)). The degrees of freedom are Satterthwaite's for that estimator where the
+    values of a cluster are all alike, the worst case: G - 1 for equal clusters, fewer for unequal ones.
     """
-    x, index, g = _prepare(values, clusters)
-    if g == 1:
-        return float("inf")
+    sizes = np.bincount(index, minlength=g).astype(np.float64)
+    n = x.size
+    weights = 1 / (1 - sizes / n)
     sums = np.bincount(index, weights=x - x.mean(), minlength=g)
-    return float(np.sqrt(g / (g - 1) * np.square(sums).sum()) / x.size)
+    error = float(np.sqrt((np.square(sums) * weights).sum()) / n)
+    # S = (diag(n) - n n'/N) u for cluster values u of one variance; the estimator is sum_i w_i S_i^2 / N^2.
+    rows = np.sqrt(weights)[:, None] * (np.diag(sizes) - np.outer(sizes, sizes) / n)
+    form = rows @ rows.T
+    return error, float(np.trace(form) ** 2 / np.square(form).sum())
+
+
+def _deviating(g: int, level: float) -> float:
+    """At most this share of clusters is unlike the g that were seen, all of which are alike: Clopper and Pearson's
+    upper limit for none of g."""
+    return 1 - (0.5 - level / 2) ** (1 / g)
 
 
 def cluster_mean(
@@ -77,61 +87,56 @@ def cluster_mean(
     level: float = 0.95,
     bounds: tuple[float, float] = (-float("inf"), float("inf")),
 ) -> Interval:
-    """Mean with a t interval on G - 1 degrees of freedom around :func:`cluster_se`, cut off at what values can be."""
-    x, _, g = _prepare(values, clusters)
-    wide = float(_scipy.t.ppf(0.5 + _level(level) / 2, max(1, g - 1)))
-    half = wide * cluster_se(values, clusters)
-    mean = float(x.mean())
-    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), int(x.size), g)
+    """Mean with a t interval of its cluster-robust standard error (CR2), cut off at what values can be (``bounds``).
 
-
-def cluster_proportion(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
-    """Proportion of ones in 0/1 ``values`` with a Wilson interval at the effective sample size.
-
-    The effective size is ``n_eff = p (1 - p) / se^2`` with :func:`cluster_se`, at most N; where every value is the
-    same (se = 0) it is the number of clusters, the most cautious reading. The score interval stays inside [0, 1] and
-    does not collapse at 0 or 1, which a t interval does (Korn and Graubard 1998 make the same substitution).
+    The degrees of freedom are Satterthwaite's, G - 1 for clusters of one size. Where all clusters have one mean c, the
+    error is 0 but the next cluster may differ: then at most the share q = 1 - (alpha/2)^(1/G) of clusters does, and
+    the interval is what that leaves, c - q (c - low) to c + q (high - c).
     """
-    x, _, g = _prepare(values, clusters)
-    if not np.isin(x, (0.0, 1.0)).all():
-        raise ValueError("a proportion needs 0/1 values; use cluster_mean for others")
-    n, p, se = int(x.size), float(x.mean()), cluster_se(values, clusters)
-    if g == 1 or p in (0.0, 1.0):
-        n_eff = float(g)
-    elif se == 0.0:
-        # Every cluster has the same mean: between-cluster noise is not seen, so no gain over N independent draws.
-        n_eff = float(n)
+    x, index, g = _prepare(values, clusters)
+    low, high = bounds
+    mean, tail = float(x.mean()), 0.5 + _level(level) / 2
+    if g == 1:
+        return Interval(mean, low, high, int(x.size), g)
+    error, df = _spread(x, index, g)
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        share = _deviating(g, level)
+        return Interval(mean, mean - share * (mean - low), mean + share * (high - mean), int(x.size), g)
+    half = float(_scipy.t.ppf(tail, df)) * error
+    return Interval(mean, max(mean - half, low), min(mean + half, high), int(x.size), g)
+
+
+def cluster_share(values: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
+    """Mean of ``values`` between 0 and 1, with an interval that stays inside and does not collapse at the ends.
+
+    Korn and Graubard (1998): Clopper and Pearson's limits for ``p n_eff`` of ``n_eff`` draws, where
+    ``n_eff = p (1 - p) / se^2`` with the cluster-robust error, times ``(z / t)^2`` for the few clusters that it comes from,
+    and at most N where all values are 0 or 1.
+    Where all clusters have one mean (se = 0) it is the number of clusters, the most cautious reading; with one cluster
+    nothing is known.
+
+    Figures near 0 or 1 in few clusters are the weak spot: as long as no cluster that fails has been seen, no variance
+    estimate knows of it. docs/bench/statistics.md has the coverage by simulation.
+    """
+    x, index, g = _prepare(values, clusters)
+    if not ((x >= 0) & (x <= 1)).all():
+        raise ValueError("a share needs values between 0 and 1; use cluster_mean for others")
+    n, p = int(x.size), min(1.0, max(0.0, float(x.mean())))
+    tail = 0.5 + _level(level) / 2
+    if g == 1:
+        return Interval(p, 0.0, 1.0, n, g)
+    error, df = _spread(x, index, g)
+    if error <= 1e-12 or p in (0.0, 1.0):
+        draws = float(g)
     else:
-        n_eff = min(float(n), p * (1 - p) / se**2)
-    z2 = float(_scipy.norm.ppf(0.5 + _level(level) / 2)) ** 2
-    centre = (p + z2 / (2 * n_eff)) / (1 + z2 / n_eff)
-    half = np.sqrt(z2 * (p * (1 - p) / n_eff + z2 / (4 * n_eff**2))) / (1 + z2 / n_eff)
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n, g)
-
-
-def paired_difference(a: ArrayLike, b: ArrayLike, clusters: Labels, level: float = 0.95) -> Interval:
-    """Mean of ``a - b`` over matched pairs [N] (same case, same noise), clustered, with :func:`cluster_mean`."""
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"paired values must match one to one, got shapes {first.shape} and {second.shape}")
-    return cluster_mean(first - second, clusters, level)
-
-
-def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided exact McNemar p-value for paired 0/1 outcomes [N]: a sign test on the discordant pairs.
-
-    Needs independent pairs, so one pair per case; with several seeds per case use :func:`paired_permutation`.
-    """
-    first, second = np.asarray(a), np.asarray(b)
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"paired values must be 1-D and of one length, got {first.shape} and {second.shape}")
-    if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
-        raise ValueError("McNemar's test needs 0/1 (or boolean) outcomes")
-    only_a = int(np.sum((first == 1) & (second == 0)))
-    only_b = int(np.sum((first == 0) & (second == 1)))
-    if only_a + only_b == 0:
-        return 1.0
-    return float(_scipy.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+        draws = p * (1 - p) / error**2
+        if np.isin(x, (0.0, 1.0)).all():
+            draws = min(draws, float(n))
+        draws *= float((_scipy.norm.ppf(tail) / _scipy.t.ppf(tail, df)) ** 2)
+    hits = p * draws
+    low = float(_scipy.beta.ppf(1 - tail, hits, draws - hits + 1)) if p > 0 else 0.0
+    high = float(_scipy.beta.ppf(tail, hits + 1, draws - hits)) if p < 1 else 1.0
+    return Interval(p, min(low, p), max(high, p), n, g)
 
 
 def paired_permutation(
@@ -143,8 +148,9 @@ def paired_permutation(
 ) -> float:
     """Two-sided p-value of the paired difference when the signs of whole clusters are flipped at random.
 
-    Exact enumeration of all 2^G sign patterns where there are no more of them than ``resamples``; otherwise random
-    patterns with the observed one counted in, ``(1 + hits) / (1 + resamples)``, which cannot be 0.
+    Exact enumeration of all 2^G sign patterns up to G = 18 (or where there are no more of them than ``resamples``);
+    otherwise random patterns with the observed one counted in, ``(1 + hits) / (1 + resamples)``, which cannot be 0.
+    With G clusters no p-value can be below ``2 / 2^G``.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
@@ -155,10 +161,14 @@ def paired_permutation(
     sums = np.bincount(index, weights=x, minlength=g)
     observed = abs(sums.sum())
     slack = 1e-9 * max(1.0, float(np.abs(sums).sum()))  # equal sums may differ in the last bits
-    if g < 60 and 2**g <= resamples:
-        signs: NDArray[Any] = np.array(list(product((-1, 1), repeat=g)))
-        return float(np.mean(np.abs(signs @ sums) >= observed - slack))
     hits = 0
+    if g <= _EXACT or (g < 60 and 2**g <= resamples):
+        # A pattern and its opposite give one sum up to its sign: the last cluster's need not be flipped.
+        for start in range(0, 2 ** (g - 1), 4096):
+            pattern = np.arange(start, min(start + 4096, 2 ** (g - 1)))
+            signs: NDArray[Any] = ((pattern[:, None] >> np.arange(g)) & 1) * 2 - 1
+            hits += int(np.sum(np.abs(signs @ sums) >= observed - slack))
+        return hits / 2 ** (g - 1)
     for start in range(0, resamples, 1000):
         signs = rng.integers(0, 2, size=(min(1000, resamples - start), g)) * 2 - 1
         hits += int(np.sum(np.abs(signs @ sums) >= observed - slack))
@@ -182,8 +192,8 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike, clusters: Labels, level: float = 0.9
 
     ``kappa = (po - pe) / (1 - pe)``: agreement po beyond the agreement pe that raters with these margins would reach by
     guessing. The standard error is that of Fleiss, Cohen and Everitt (1969), written as each item's influence on kappa,
-    so that :func:`cluster_se` makes it cluster-robust. Where the raters agree on every item that error is 0; the lower
-    limit then comes from the Wilson interval of po instead, so that few items do not look like proof.
+    so that :func:`cluster_mean` makes it cluster-robust. Where the raters agree on every item that error is 0; the lower
+    limit then comes from the interval of po instead, so that few items do not look like proof.
 
     Raises:
         ValueError: not one pair per item, or both raters always gave one and the same answer (pe = 1: undefined).
@@ -201,7 +211,7 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike, clusters: Labels, level: float = 0.9
         raise ValueError("kappa is undefined: both raters always gave the same one answer")
     kappa = (po - pe) / (1 - pe)
     if po == 1.0:
-        low = (cluster_proportion(agree, clusters, level).low - pe) / (1 - pe)
+        low = (cluster_share(agree, clusters, level).low - pe) / (1 - pe)
         return Interval(1.0, low, 1.0, n, g)
     influence = (agree - po) / (1 - pe) - (1 - po) / (1 - pe) ** 2 * (q[i] + p[j] - 2 * pe)
     around = cluster_mean(influence, index, level)

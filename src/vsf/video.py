@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .images import write_whole
+from .files import whole, write_whole
+from .libraries import install
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +41,7 @@ def save_video(
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} is no video file; allowed: {' or '.join(SUFFIXES)}")
     if not can_write(suffix):
-        raise ValueError('writing .mp4 needs imageio-ffmpeg: pip install "vsf[video]", or use .gif')
+        raise ValueError(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif")
     if not frames:
         raise ValueError("a video needs at least one frame")
     comment = b"" if settings is None else json.dumps(settings, allow_nan=False, default=str).encode()
@@ -56,14 +55,13 @@ def save_video(
         return
     import imageio_ffmpeg  # pyright: ignore[reportMissingImports]
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = os.path.join(folder, "video.mp4")
-        writer = imageio_ffmpeg.write_frames(part, pictures[0].size, fps=fps, macro_block_size=2)
+    with whole(path) as part:
+        size, options = pictures[0].size, ["-f", "mp4"]  # the name of a part says nothing of its format
+        writer = imageio_ffmpeg.write_frames(part, size, fps=fps, macro_block_size=2, output_params=options)
         writer.send(None)
         for picture in pictures:
             writer.send(picture.tobytes())
         writer.close()
-        os.replace(part, path)
 
 
 def side_by_side(left: Sequence[Image.Image], right: Sequence[Image.Image]) -> list[Image.Image]:

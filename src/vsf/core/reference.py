@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["nag", "nasa", "softmax_attention", "vsf", "visible"]
+__all__ = ["nag", "nasa", "softmax_attention", "visible", "vsf", "vsf_referenced"]
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -35,6 +35,24 @@ def vsf(
     return softmax_attention(q, k, v, bias)
 
 
+def vsf_referenced(
+    q: Tensor,
+    k_pos: Tensor,
+    v_pos: Tensor,
+    k_neg: Tensor,
+    v_neg: Tensor,
+    r: Tensor,
+    scale: Tensor | float,
+    offset: Tensor | float,
+) -> Tensor:
+    """Value Sign Flip around `r` `[B, H, S, D]`: the negative's values are `(1 + scale) r - scale V-`."""
+    z = vsf(q, k_pos, v_pos, k_neg, v_neg, scale, offset)
+    w = vsf(
+        q, k_pos, torch.zeros_like(v_pos), k_neg, torch.ones_like(v_neg), -1.0, offset
+    )  # the share of the negative
+    return z + w * (1 + scale) * r.double()
+
+
 def nasa(z_pos: Tensor, z_neg: Tensor, scale: Tensor | float) -> Tensor:
     """NASA (arXiv 2412.02687): `Z+ - s Z-`."""
     return z_pos.double() - scale * z_neg.double()
@@ -56,5 +74,6 @@ def visible(segments: list[tuple[str, int]], rules: dict[str, str]) -> Tensor:
     `segments` lists (name, length) in order; `rules[name]` lists the segment names that its rows may see, separated
     by spaces, e.g. `{"image": "image positive", "positive": "image positive", "negative": "image negative"}`.
     """
-    owner = [name for name, length in segments for _ in range(length)]
-    return torch.tensor([[key in rules[row].split() for key in owner] for row in owner])
+    names, lengths = [name for name, _ in segments], torch.tensor([length for _, length in segments])
+    seen = torch.tensor([[key in rules[row].split() for key in names] for row in names])
+    return seen.repeat_interleave(lengths, 0).repeat_interleave(lengths, 1)

@@ -1,19 +1,21 @@
-"""What a method of negative guidance is: one equation over two attention outputs, and its knobs."""
+"""What a method of negative guidance is: one equation over attention outputs, and its knobs."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..grammar import did_you_mean, parse_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core.attention import Attended
+    from ..core.geometry import Pieces
 
-__all__ = ["Guidance", "Knob", "knob", "knobs"]
+__all__ = ["Guidance", "describe", "Knob", "blocks_text", "knob", "knobs", "parse_blocks", "read_settings", "settable"]
 
 PerSample = float | tuple[float, ...]
 
@@ -49,6 +51,70 @@ def knobs(method: type[Guidance] | Guidance) -> dict[str, Knob]:
     return {f.name: Knob(f.name, f.default, **f.metadata["knob"]) for f in fields(method) if "knob" in f.metadata}
 
 
+def parse_blocks(text: str, name: str = "blocks") -> tuple[int, ...] | None:
+    """Block numbers from "0-18,24" (`vsf.grammar.parse_numbers`), in order and each once; None for "all" and for nothing.
+
+    Raises:
+        ValueError: something else; the message calls it `name`.
+    """
+    if text.strip().lower() in ("", "all"):
+        return None
+    return tuple(sorted(set(parse_numbers(text, name, "0-18,24, or all"))))
+
+
+def blocks_text(blocks: Iterable[int] | None) -> str:
+    """The text that `parse_blocks` reads as these blocks; "none" for no block at all, which it cannot read."""
+    if blocks is None:
+        return "all"
+    runs: list[list[int]] = []
+    for block in sorted(set(blocks)):
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
+
+
+def settable(method: type[Guidance]) -> tuple[str, ...]:
+    """The settings of a method that do something: its knobs, and `blocks`."""
+    range = ("start", "stop")  # fields of every method, also of those that run in the pipeline
+    own = sorted(knobs(method), key=range.__contains__)
+    if method.negative in ("tokens", "padded"):
+        return (*own, "blocks")
+    return tuple(name for name in own if method.negative == "pipeline" and name not in range)
+
+
+def read_settings(
+    method: type[Guidance], given: Mapping[str, str], spell: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """The values of a method's settings from what was typed; `spell` is how a setting is written there.
+
+    A number, a word where there is a choice, "none" or "off" where it may be off, and for `blocks` see `parse_blocks`.
+
+    Raises:
+        ValueError: a setting that the method does not have, or text that is no value.
+    """
+    own, allowed, values = knobs(method), settable(method), dict[str, Any]()
+    for name, text in given.items():
+        if name not in own and name not in allowed:
+            has = ", ".join(map(spell, allowed)) or "none"
+            hint = did_you_mean(name, allowed)
+            raise ValueError(f"method {method.label} has no setting {spell(name)}; it has {has}{hint}")
+        if name == "blocks":
+            values[name] = parse_blocks(text, spell(name))
+        elif own[name].choices:
+            values[name] = text  # the method itself says what is allowed
+        elif own[name].optional and text.lower() in ("none", "off"):
+            values[name] = None
+        else:
+            try:
+                values[name] = float(text)
+            except ValueError:
+                also = ", or none" if own[name].optional else ""
+                raise ValueError(f"{spell(name)} is {text!r}; allowed: a number{also}") from None
+    return values
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:
@@ -62,6 +128,9 @@ def _number(value: Any) -> float:
 class Guidance(ABC):
     """Base of all methods. Subclasses are frozen dataclasses whose `combine` is the method's equation.
 
+    A method says what it wants: the attentions that its equation names (see `combine`), which rows see what (`sees`), how
+    the negative is encoded (`negative`), and what is done to its embeddings and values. It knows no model.
+
     Every method has `start` and `stop`, the range of steps that is guided as fractions of all steps (one number, or one
     per sample), and `blocks`, the numbers of the transformer blocks that are guided (None: all; the same for all
     samples).
@@ -71,12 +140,20 @@ class Guidance(ABC):
         ValueError: a knob is NaN, infinite or out of its range, or `start` > `stop`.
     """
 
-    #: What the method wants to know of the negative prompt: "keys" = attention over the negative's keys alone;
-    #: "branch" = attention as in a forward pass with the negative prompt in the place of the positive one;
-    #: "pipeline" = nothing here, the pipeline itself takes it.
-    negative: ClassVar[Literal["keys", "branch", "pipeline", "none"]] = "keys"
-    #: Whether the negative prompt is encoded padded, as the model was trained, or as its real tokens only.
-    padded: ClassVar[bool] = False
+    #: How the method takes the negative prompt: "tokens" = encoded as its real tokens, weights allowed; "padded" = as the
+    #: model was trained on prompts; "pipeline" = the pipeline itself takes it; "none" = not at all.
+    negative: ClassVar[Literal["tokens", "padded", "pipeline", "none"]] = "tokens"
+    #: Joint attention: the keys that each group of rows attends to. "guided", which comes last, is `combine`. The rows of
+    #: image and positive text always see image and positive text. (In cross attention there are image rows only.)
+    sees: ClassVar[Mapping[str, str]] = {
+        "image": "image positive guided",
+        "positive": "image positive",
+        "negative": "image negative",
+    }
+    #: Whether a head's output is made of that head alone, so that heads can be shared out over devices.
+    per_head: ClassVar[bool] = True
+    #: Whether `share` is defined, so that a suppression map can be recorded.
+    has_map: ClassVar[bool] = False
     #: The name in command lines and records.
     label: ClassVar[str] = ""
 
@@ -165,15 +242,44 @@ class Guidance(ABC):
         """Every knob with its value, defaults included, as plain data for records."""
         return {"method": self.label} | {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def appends(self) -> bool:
+        """Whether the negative prompt is also appended, as it is, to the positive one (joint attention only)."""
+        return False
+
+    def embeddings(self, x: Tensor, knob: Mapping[str, Tensor]) -> Tensor:
+        """What is done to the negative's embeddings `[B, N, W]` before the model sees them; nothing by default.
+
+        `knob` holds the per-sample settings as `[B, 1, 1]`.
+        """
+        return x
+
     def values(self, v: Tensor, knob: Mapping[str, Tensor]) -> Tensor:
-        """What is done to the negative's values `[B, H, N, D]` before anything attends to them; nothing by default."""
+        """What is done to the negative's values `[B, H, N, D]` before anything guided attends to them; nothing by default."""
         return v
 
+    def share(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        """The share of attention that goes to the negative, `[B, H, S, 1]`, where the method has one (`has_map`)."""
+        raise TypeError(f"{type(self).__name__} has no share of attention that goes to the negative")
+
     @abstractmethod
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
         """The method's equation.
 
-        `pos` is the unguided attention of the image queries, `neg` that of the negative (see `negative`), both
-        `[B, H, S, D]`; `knob` holds the per-sample settings as `[B, 1, 1, 1]`. Returns `[B, H, S, D]`. May overwrite
-        `pos.out` where no gradient is needed, if samples without a negative (`neg.lse` = -inf) stay as they are.
+        `at` has the attentions of the guided rows, each computed only if it is asked for: `at.unguided` (the model's own),
+        `at.negative` (over the negative alone), `at.branch` (as if the negative were the prompt) and `at.positive` (over
+        the positive text alone), each with `.out` `[B, H, S, D]` and `.lse` `[B, H, S]`. `knob` holds the per-sample
+        settings as `[B, 1, 1, 1]`. Returns `[B, H, S, D]`. May overwrite `at.unguided.out` where no gradient is needed, if
+        samples without a negative (`at.negative.lse` = -inf) stay as they are.
         """
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """A method's settings in one line, without what is off or left open."""
+    skip = {"start": 0.0, "stop": 1.0}
+    parts = [
+        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in settings.items()
+        if k != "method" and v is not None and skip.get(k) != v
+    ]
+    return f"{settings['method']}" + (": " + ", ".join(parts) if parts else "")

@@ -11,7 +11,7 @@ from .base import Guidance, PerSample, knob
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core.attention import Attended
+    from ..core.geometry import Pieces
 
 __all__ = ["CFG", "NAG", "NASA", "NoGuidance"]
 
@@ -23,8 +23,8 @@ class NoGuidance(Guidance):
     label = "none"
     negative = "none"
 
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
-        return pos.out
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        return at.unguided.out
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CFG(Guidance):
         if self.ranges != ((0.0, 1.0),) or self.blocks is not None:
             raise ValueError("CFG runs through the pipeline's own implementation, which has no start, stop and blocks")
 
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
         raise TypeError("CFG combines predictions, not attention outputs")
 
 
@@ -60,8 +60,7 @@ class NASA(Guidance):
     """
 
     label = "nasa"
-    negative = "branch"
-    padded = True
+    negative = "padded"
 
     scale: PerSample = knob(0.25, "how much of the negative branch is subtracted", step=0.05, per_sample=True)
 
@@ -69,8 +68,9 @@ class NASA(Guidance):
     def neutral(self) -> bool:
         return self._all("scale", 0.0)
 
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
-        return pos.out - knob["scale"].to(pos.out.dtype) * neg.out
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        z = at.unguided.out
+        return z - knob["scale"].to(z.dtype) * at.branch.out
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class NAG(Guidance):
     """
 
     label = "nag"
-    negative = "branch"
-    padded = True
+    negative = "padded"
+    per_head = False
 
     scale: PerSample = knob(4.0, "extrapolation away from the negative", low=1.0, high=12.0, step=0.5, per_sample=True)
     tau: PerSample = knob(
@@ -97,14 +97,15 @@ class NAG(Guidance):
     def neutral(self) -> bool:
         return self._all("scale", 1.0) or self._all("alpha", 0.0)
 
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
-        scale, alpha = (knob[name].to(pos.out.dtype) for name in ("scale", "alpha"))
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        z, z_neg = at.unguided.out, at.branch.out
+        scale, alpha = (knob[name].to(z.dtype) for name in ("scale", "alpha"))
         # G and Z are written as Z+ plus a correction, so that scale 1 and alpha 0 leave the model bit-equal.
-        g = pos.out + (scale - 1) * (pos.out - neg.out)
+        g = z + (scale - 1) * (z - z_neg)
         tau = knob["tau"]  # at least fp32: the sum over all channels overflows fp16 and loses most digits of bf16
-        r = _l1(g, tau.dtype) / _l1(pos.out, tau.dtype).clamp_min(1e-6)
+        r = _l1(g, tau.dtype) / _l1(z, tau.dtype).clamp_min(1e-6)
         g = g * (tau / r.clamp_min(1e-6)).clamp_max(1.0).to(g.dtype)
-        return pos.out + alpha * (g - pos.out)
+        return z + alpha * (g - z)
 
 
 def _l1(x: Tensor, dtype: Any) -> Tensor:

@@ -12,7 +12,7 @@ from .base import Guidance, PerSample, knob
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core.attention import Attended
+    from ..core.geometry import Pieces
 
 __all__ = ["VSF"]
 
@@ -42,6 +42,7 @@ class VSF(Guidance):
     """
 
     label = "vsf"
+    has_map = True
 
     scale: PerSample = knob(3.5, "strength of the flipped values", high=10.0, step=0.1, per_sample=True)
     offset: PerSample = knob(
@@ -70,23 +71,31 @@ class VSF(Guidance):
     def neutral(self) -> bool:
         return self.layout == "paper" and self._all("offset", math.inf)
 
-    def share(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
+    @property
+    def appends(self) -> bool:
+        return self.layout == "upstream"
+
+    def share(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
         """w, the share of attention that goes to the negative, `[B, H, S, 1]`."""
-        return (neg.lse - pos.lse).unsqueeze(-1).sub(knob["offset"]).sigmoid()
+        return (at.negative.lse - at.unguided.lse).unsqueeze(-1).sub(knob["offset"]).sigmoid()
 
     def values(self, v: Tensor, knob: Mapping[str, Tensor]) -> Tensor:
         return -knob["scale"].to(v.dtype) * v
 
-    def combine(self, pos: Attended, neg: Attended, knob: Mapping[str, Tensor]) -> Tensor:
-        w = self.share(pos, neg, knob)
-        w = w.to(pos.out.dtype)
+    def flipped(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        """What the share w of the output is replaced by, `[B, H, S, D]`."""
+        return at.negative.out
+
+    def combine(self, at: Pieces, knob: Mapping[str, Tensor]) -> Tensor:
+        plain, flipped = at.unguided.out, self.flipped(at, knob)
+        w = self.share(at, knob).to(plain.dtype)
         # lerp(a, b, w) = a + w (b - a): exactly the unguided output where w is 0.
         limited = "normalize" in knob  # not self.normalize, whose value would become a part of a compiled graph
-        if not limited and not pos.out.requires_grad and not neg.out.requires_grad:
-            return pos.out.lerp_(neg.out, w)  # in place: nobody needs the unguided output any more
-        z = pos.out.lerp(neg.out, w)
+        if not limited and not plain.requires_grad and not flipped.requires_grad:
+            return plain.lerp_(flipped, w)  # in place: nobody needs the unguided output any more
+        z = plain.lerp(flipped, w)
         if limited:
-            z = z * (knob["normalize"] * _length(pos.out) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
+            z = z * (knob["normalize"] * _length(plain) / _length(z).clamp_min(1e-12)).clamp_max(1.0).to(z.dtype)
         return z
 
 
