@@ -1,4 +1,4 @@
-"""The gate: does the demo model understand part words at all? Without that, no method can be compared on it.
+"""The gate: does a demo model understand part words at all? Without that, no method can be compared on it.
 
 A model that ignores part words inside a caption loses a part only when it loses the picture. So before any method is
 measured, the unguided model must draw what captions say, also in unusual combinations, and must draw a typical part
@@ -8,25 +8,48 @@ that is not mentioned nearly always, but not certainly.
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import stats
-from . import world
-from .evaluate import Draw, draw, provenance
-from .oracle import Oracle
-from .settings import STEPS
+from ..provenance import versions, weights_hash
+from .models import DemoModel
+from .worlds import World
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["GateLine", "GateReport", "gate_table", "run_gate"]
+__all__ = ["Draw", "GateLine", "GateReport", "about", "gate_table", "run_gate", "unguided"]
+
+Draw = Callable[[Sequence[str], Sequence[int]], NDArray[np.floating[Any]]]
+"""(prompts, noise seeds) -> pictures [N, H, W, 3] or clips [N, T, H, W, 3] in [0, 1]."""
+
+
+def unguided(pipe: Any, model: DemoModel, steps: int | None = None, scale: float | None = None) -> Draw:
+    """What a demo model draws by itself, each prompt from its own noise; `scale` is the pipeline's guidance_scale."""
+    import torch
+
+    call = model.completed(
+        {
+            "num_inference_steps": steps or model.steps,
+            "guidance_scale": model.guidance_scale if scale is None else scale,
+            "output_type": "np",
+        }
+    )
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.float32]:
+        noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        with torch.no_grad():
+            out = pipe(prompt=list(prompts), generator=noise, **call)
+        return np.asarray(out.frames if hasattr(out, "frames") else out.images, dtype=np.float32)
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -64,9 +87,9 @@ class GateReport:
     quality: stats.Interval
     n: int
     seed: int
-    steps: int
+    splits: tuple[str, ...]
     pictures: list[dict[str, Any]]
-    provenance: dict[str, Any]
+    about: dict[str, Any]
 
     @property
     def passed(self) -> bool:
@@ -75,44 +98,52 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        lines = [{**asdict(line), "value": line.value.to_dict(), "passed": line.passed} for line in self.lines]
+        lines = [{**asdict(line), "passed": line.passed} for line in self.lines]
         return {
             "passed": self.passed,
             "n": self.n,
             "seed": self.seed,
-            "steps": self.steps,
+            "splits": list(self.splits),
             "lines": lines,
-            "quality": self.quality.to_dict(),
-            "provenance": self.provenance,
+            "quality": asdict(self.quality),
+            "about": self.about,
             "pictures": self.pictures,
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write :meth:`to_dict` to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
+
+def about(pipe: Any, oracle: Any) -> dict[str, Any]:
+    """What the figures of a pipeline and a judge depend on besides the settings."""
+    return {
+        "versions": versions("torch", "diffusers", "transformers", "numpy"),
+        "machine": platform.machine(),
+        "pipeline": type(pipe).__name__,
+        "model_sha256": weights_hash(pipe),
+        "oracle_sha256": oracle.fingerprint,
+        "quality_threshold": oracle.threshold,
+    }
 
 
-def _prompts(n: int, seed: int) -> list[dict[str, Any]]:
+def _prompts(world: World, n: int, seed: int, splits: Sequence[str]) -> list[dict[str, Any]]:
     """Four captions for each of n held-out combinations, every second one naming the background."""
-    rng = np.random.default_rng([seed, 77])
+    rng, code = np.random.default_rng([seed, 77]), world.code
     by_object = {
         name: [
             (color, where)
-            for color, where in itertools.product(world.COLORS, world.BACKGROUNDS)
-            if world.split(name, color, where) != "train"
+            for color, where in itertools.product(world.colors, world.backgrounds)
+            if code.split(name, color, where) in splits
         ]
-        for name in world.OBJECTS
+        for name in world.objects
     }
     for pairs in by_object.values():
         rng.shuffle(pairs)
     rows: list[dict[str, Any]] = []
     for i in range(n):
-        name = world.OBJECTS[i % len(world.OBJECTS)]
-        turn = i // len(world.OBJECTS)
+        name = world.objects[i % len(world.objects)]
+        turn = i // len(world.objects)
         color, where = by_object[name][turn % len(by_object[name])]  # each once before any comes again
-        typical = world.TYPICAL[name]
+        typical = world.typical[name]
         part = typical[turn % len(typical)]
-        extras = world.allowed_extras(name)
+        extras = code.allowed_extras(name)
         extra = extras[int(rng.integers(len(extras)))]
         named = i % 2 == 0
         for kind, how, drawn in (
@@ -121,8 +152,8 @@ def _prompts(n: int, seed: int) -> list[dict[str, Any]]:
             ("unmentioned", "bare", ()),
             ("plain", "exact", ()),
         ):
-            scene = world.Scene(name, color, drawn, where, "flat", 0)
-            prompt = world.caption(scene, how, rng, named, False)
+            scene = code.Scene(name, color, drawn, where, "flat", 0)
+            prompt = code.caption(scene, how, rng, named, False)
             noise = int.from_bytes(sha256(f"gate|{seed}|{i}|{kind}".encode()).digest()[:7], "big")
             asked = drawn if drawn else typical
             rows.append(
@@ -140,79 +171,85 @@ def _prompts(n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def run_gate(
-    pipe: Any,
-    oracle: Oracle,
+    draw: Draw,
+    world: World,
+    oracle: Any,
     n: int = 200,
     seed: int = 0,
     *,
-    steps: int = STEPS,
+    splits: Sequence[str] = ("dev", "test"),
     batch: int = 32,
-    draw: Draw = draw,
+    about: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateReport:
     """Measure the six figures on ``n`` held-out (object, colour, background) combinations, four captions each.
 
-    The combinations are spread evenly over the objects and come from the dev and test splits; intervals are clustered
-    by combination. ``progress`` is called with (pictures done, pictures in all).
+    The combinations are spread evenly over the objects and come from ``splits``; intervals are clustered by
+    object. Of a clip every frame counts, with a weight of one over their number. ``about`` says what drew and
+    judged; ``progress`` is called with (pictures done, pictures in all).
 
     Raises:
-        ValueError: n, steps or batch below 1.
+        ValueError: n or batch below 1, or no held-out split.
     """
-    if min(n, steps, batch) < 1:
-        raise ValueError(f"n, steps and batch must be at least 1, got {n}, {steps} and {batch}")
-    from ..guidance import NoGuidance
-
-    rows = _prompts(n, seed)
+    if min(n, batch) < 1:
+        raise ValueError(f"n and batch must be at least 1, got {n} and {batch}")
+    if not splits or not set(splits) <= {"dev", "test"}:
+        raise ValueError(f"splits are dev, test or both, got {', '.join(splits) or 'none'}")
+    rows = _prompts(world, n, seed, splits)
     pictures: list[dict[str, Any]] = []
     for start in range(0, len(rows), batch):
         piece = rows[start : start + batch]
-        images = draw(
-            pipe,
-            NoGuidance(),
-            [r["prompt"] for r in piece],
-            [None] * len(piece),
-            [r["noise"] for r in piece],
-            steps,
-        )
-        reading = oracle.read(np.clip(np.nan_to_num(np.asarray(images, dtype=np.float32)), 0, 1))
+        images = draw([r["prompt"] for r in piece], [r["noise"] for r in piece])
+        images = np.clip(np.nan_to_num(np.asarray(images, dtype=np.float32)), 0, 1)
+        frames = 1 if images.ndim == 4 else images.shape[1]
+        reading = oracle.read(images.reshape(-1, *images.shape[-3:]))
         for i, row in enumerate(piece):
-            probs = {p: round(float(reading.part(p)[i]), 4) for p in row["parts"]}
-            seen = {"object": reading.objects[i], "color": reading.colors[i], "parts": probs}
-            pictures.append({**row, "parts": list(row["parts"]), "read": seen, "quality": float(reading.quality[i])})
+            of = slice(i * frames, (i + 1) * frames)
+            pictures.append({**row, "parts": list(row["parts"]), **_seen(reading, of, row["parts"])})
         if progress:
             progress(len(pictures), len(rows))
     return GateReport(
         lines=tuple(_line(name, pictures) for name in _LINES),
-        quality=stats.cluster_mean([p["quality"] for p in pictures], [p["case"] for p in pictures], bounds=(0.0, 1.0)),
+        quality=stats.cluster_share([float(np.mean(p["quality"])) for p in pictures], [p["object"] for p in pictures]),
         n=n,
         seed=seed,
-        steps=steps,
+        splits=tuple(splits),
         pictures=pictures,
-        provenance=provenance(pipe, oracle),
+        about=dict(about or {}),
     )
+
+
+def _seen(reading: Any, of: slice, parts: Sequence[str]) -> dict[str, Any]:
+    """What was read in one picture, as plain values; in a clip, as lists over its frames."""
+
+    def of_frames(values: Sequence[Any]) -> Any:
+        some = list(values[of])
+        return some[0] if len(some) == 1 else some
+
+    probs = {p: of_frames([round(float(v), 4) for v in reading.part(p)]) for p in parts}
+    read = {"object": of_frames(reading.objects), "color": of_frames(reading.colors), "parts": probs}
+    return {"read": read, "quality": of_frames([float(v) for v in reading.quality])}
 
 
 def _line(name: str, pictures: list[dict[str, Any]]) -> GateLine:
     values: list[float] = []
-    cases: list[int] = []
     objects: list[str] = []
     for p in pictures:
-        found: list[bool] = []
-        if name == "object":
-            found = [p["read"]["object"] == p["object"]]
-        elif name == "color":
-            found = [p["read"]["color"] == p["color"]]
+        found: list[float] = []
+        if name in ("object", "color"):
+            found = [float(np.mean(np.asarray(p["read"][name]) == p[name]))]
         elif p["kind"] == name:
-            found = [(prob >= 0.5) != (name == "plain") for prob in p["read"]["parts"].values()]
-        values += map(float, found)
-        cases += [p["case"]] * len(found)
+            found = [
+                float(np.mean((np.asarray(prob) >= 0.5) != (name == "plain"))) for prob in p["read"]["parts"].values()
+            ]
+        values += found
         objects += [p["object"]] * len(found)
     text, low, high = _LINES[name]
     by_object = {
         o: round(float(np.mean([v for v, at in zip(values, objects, strict=True) if at == o])), 4)
         for o in sorted(set(objects))
     }
-    return GateLine(name, text, low, high, stats.cluster_proportion(values, cases), by_object)
+    return GateLine(name, text, low, high, stats.cluster_share(values, objects), by_object)
 
 
 def gate_table(report: GateReport) -> Table:

@@ -13,23 +13,24 @@ equal keys are one key with log(n) added to its logit, which is how training tre
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from importlib.resources import files
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .models import DemoModelError, demo_model
+from .training.recipes import from_dict, read_recipe
+from .worlds import FIRST, PAD, UNKNOWN, world
+
+__all__ = [
+    "PAD", "UNKNOWN", "DemoModelError", "Recipe", "build_components", "build_pipeline", "build_tokenizer",
+    "load_demo_pipeline",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusion3Pipeline
 
-PAD, UNKNOWN = "<pad>", "<unk>"
 CLIP_LENGTH = 16
-
-
-class DemoModelError(RuntimeError):
-    """The demo weights are missing or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -121,38 +122,12 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Build from nested dicts. Raises ValueError naming every unknown or missing key."""
-        parts = {"data": DataRecipe, "vae": VaeRecipe, "text": TextRecipe}
-        parts |= {"transformer": TransformerRecipe, "train": TrainRecipe, "distill": DistillRecipe}
-
-        def check(given: dict[str, Any], wanted: type, where: str) -> None:
-            names = {f.name for f in fields(wanted)}
-            if names != set(given):
-                unknown, missing = sorted(set(given) - names), sorted(names - set(given))
-                raise ValueError(f"recipe{where}: unknown keys {unknown}, missing keys {missing}")
-
-        check(values, cls, "")
-        made: dict[str, Any] = {}
-        for name, value in values.items():
-            if name in parts:
-                check(value, parts[name], f" [{name}]")
-                value = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-                made[name] = parts[name](**value)
-            else:
-                made[name] = value
-        return cls(**made)
+        return from_dict(cls, values)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Recipe:
         """Read a recipe file, by default the one the shipped weights were made with."""
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        if path is None:
-            text = files("vsf.demo").joinpath("recipe.toml").read_text("utf-8")
-        else:
-            text = Path(path).read_text("utf-8")
-        return cls.from_dict(tomllib.loads(text))
+        return read_recipe(cls, "sd3", path)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as nested plain dicts."""
@@ -169,27 +144,8 @@ class Recipe:
         return 2 * self.text.clip_dim
 
 
-def split_words(prompt: str) -> list[str]:
-    """The words of a prompt as the tokenizers see them: lower case, punctuation dropped."""
-    return re.sub(r"[^\w\s]", " ", prompt.lower()).split()
-
-
-def known_words() -> list[str]:
-    """Every word the demo model knows, sorted."""
-    from vsf.demo.world import VOCABULARY
-
-    return sorted(VOCABULARY)
-
-
-def unknown_words(prompt: str | Sequence[str]) -> list[str]:
-    """Words of one or several prompts that the demo model does not know, each once, in order of appearance."""
-    known = set(known_words())
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    return list(dict.fromkeys(word for one in prompts for word in split_words(one) if word not in known))
-
-
-def build_tokenizer(max_length: int) -> Any:
-    """A word-level tokenizer over the world's vocabulary; adds no begin or end token.
+def build_tokenizer(max_length: int, of: str = FIRST) -> Any:
+    """A word-level tokenizer over the vocabulary of a world, by its name; adds no begin or end token.
 
     Ids: 0 is the pad, 1 any unknown word, then the vocabulary in sorted order.
     """
@@ -200,7 +156,7 @@ def build_tokenizer(max_length: int) -> Any:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: i for i, word in enumerate([PAD, UNKNOWN, *known_words()])}
+    ids = {word: i for i, word in enumerate(world(of).tokens)}
     core = Tokenizer(WordLevel(ids, unk_token=UNKNOWN))
     core.normalizer = Normalizers([Lowercase(), Replace(Regex(r"[^\w\s]"), " ")])  # pyright: ignore[reportAttributeAccessIssue]
     core.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
@@ -218,7 +174,7 @@ def build_components(recipe: Recipe) -> dict[str, Any]:
     levels = len(recipe.vae.channels)
     if recipe.size % (2 ** (levels - 1) * recipe.transformer.patch):
         raise ValueError(f"size {recipe.size} is not a multiple of {2 ** (levels - 1) * recipe.transformer.patch}")
-    clip_dim, n_words = recipe.text.clip_dim, len(known_words()) + 2
+    clip_dim, n_words = recipe.text.clip_dim, len(world(FIRST).tokens)
 
     def clip() -> CLIPTextModelWithProjection:
         config = CLIPTextConfig(
@@ -299,30 +255,20 @@ def build_pipeline(components: dict[str, Any]) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(**components)
 
 
-def weights_folder() -> Path:
-    """Folder of the shipped weights. Raises DemoModelError when the package came without them."""
-    folder = Path(str(files("vsf.demo").joinpath("weights")))
-    if not (folder / "model_index.json").is_file():
-        raise DemoModelError(f"no demo weights in {folder}: reinstall the package or make them with `vsf demo train`")
-    return folder
-
-
 def load_demo_pipeline(
-    dtype: torch.dtype | None = None, device: str | torch.device = "cpu", folder: str | Path | None = None
-) -> StableDiffusion3Pipeline:
-    """The demo model as a stock `StableDiffusion3Pipeline`, without any network access.
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    folder: str | Path | None = None,
+    *,
+    model: str = "demo",
+) -> Any:
+    """A demo model as its stock pipeline, without any network access; "demo" is a `StableDiffusion3Pipeline`.
 
-    `dtype` is float32 unless given; `folder` is another weights folder than the shipped one.
-    Made for 64 px, 8 steps and guidance_scale 0. Raises DemoModelError when the weights are missing or corrupt.
+    `dtype` is float32 unless given; `folder` is another weights folder than the shipped one; `model` a name in
+    `vsf.demo.models.MODELS`, which also says what it is made for ("demo": 64 px, 8 steps, guidance_scale 0).
+
+    Raises:
+        DemoModelError: the weights are missing or corrupt.
+        KeyError: an unknown model.
     """
-    import torch
-    from diffusers import StableDiffusion3Pipeline
-
-    path = weights_folder() if folder is None else Path(folder)
-    if not (path / "model_index.json").is_file():
-        raise DemoModelError(f"no model_index.json in {path}: not a folder written by save_pretrained")
-    try:
-        pipe = StableDiffusion3Pipeline.from_pretrained(str(path), dtype=dtype or torch.float32, local_files_only=True)
-    except Exception as error:  # whatever the readers raise on damaged files: safetensors, json, OSError, KeyError
-        raise DemoModelError(f"the demo weights in {path} cannot be read: {error}") from error
-    return pipe.to(device)
+    return demo_model(model).load(dtype, device, folder)
