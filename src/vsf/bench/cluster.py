@@ -1,181 +1,74 @@
 """Drawing a run with several workers: processes on this machine, or actors of a Ray cluster.
 
-One loop for both (`hand_out`): every worker holds a model and at most `DEPTH` groups; what a lost worker held goes to
-another one. Workers send files back and write nothing, so that no shared disk is needed and one process writes a run.
+Workers send files back and write nothing, so that no shared disk is needed and one process writes a run. What a worker that
+dies held is drawn by another one: on a cluster that is Ray's own doing, here all are started anew with what is left. (Not by
+Ray on this machine too: that would take ports and a package, and leave its servers running where the command is killed.)
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from ..libraries import install, offline_unless, quiet_libraries
 from .cases import CaseSet
-from .generate import Drawer, Picture, load
-from .run import Plan, RunError
+from .drawer import Drawer, UnitFiles, load
+from .run import RunError, RunPlan
 
-__all__ = ["Ranks", "draw_on_processes", "draw_on_ray", "hand_out", "launched"]
+__all__ = ["Ranks", "draw_on_processes", "draw_on_ray", "launched"]
 
-#: Groups a worker holds: one that it draws, one that waits, so that it need not.
-DEPTH = 2
-#: Workers that may be lost in a row over the same group, or while they begin.
+#: Workers that may die in a row without a picture in between, or over one group.
 LOSSES = 3
+_DIED = f"{LOSSES} workers died one after the other, perhaps for lack of memory; what was drawn is kept"
 
-Keep = Callable[[int, Sequence[Picture]], None]
-Same = Callable[[Mapping[str, Any]], None]
+Keep = Callable[[int, Sequence[UnitFiles]], None]
+"""Called with every group's number and pictures, in the order in which they come; may refuse by raising."""
 
 
 class Worker:
-    """One model that draws groups by their numbers. Lives in a process or an actor."""
+    """One model that draws groups by their numbers, loaded when it is first needed. Lives in a process or an actor."""
 
-    def __init__(self, plan: Plan, cases: CaseSet, device: str | None, download: bool, threads: int | None) -> None:
+    def __init__(self, plan: RunPlan, cases: CaseSet, device: str | None, download: bool, threads: int | None) -> None:
         self.plan, self.cases, self.device, self.download, self.threads = plan, cases, device, download, threads
-        self.drawer: Drawer | None = None
+        self._made: Drawer | None = None
 
-    def begin(self, new: Sequence[str]) -> dict[str, Any]:
-        """Load the model, see whether it takes the points `new`; what all pictures have in common."""
-        if not self.download:
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        import torch
+    @property
+    def drawer(self) -> Drawer:
+        if self._made is None:
+            offline_unless(self.download)
+            import torch
 
-        from ..cli.common import quiet_libraries
+            quiet_libraries()
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
+            self._made = Drawer(self.plan, self.cases, load(self.plan, self.device, self.download))
+        return self._made
 
-        quiet_libraries()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        self.drawer = Drawer(self.plan, self.cases, load(self.plan, self.device, self.download))
+    def check(self, new: Sequence[str]) -> None:
+        """See whether the model takes these points."""
         self.drawer.check(new)
-        return self.drawer.about | {"pid": os.getpid()}
 
-    def draw(self, number: int) -> list[Picture]:
-        """Draw the group of that number."""
-        assert self.drawer is not None
-        return self.drawer.draw(self.plan.chunks[number])
-
-
-@dataclass
-class Seat:
-    """A worker as the one who hands out sees it: `submit(method, argument)`, and what it holds."""
-
-    submit: Callable[[str, Any], Future[Any]]
-    close: Callable[[], None]
-    ready: bool = False
-    checks: bool = False
-    held: deque[int] = field(default_factory=deque)
-
-
-def hand_out(
-    numbers: Sequence[int],
-    count: int,
-    hire: Callable[[int], Seat],
-    new: Sequence[str],
-    keep: Keep,
-    same: Same,
-    lost: tuple[type[BaseException], ...],
-    warn: Callable[[str], None],
-) -> None:
-    """Have `count` workers draw the groups `numbers`.
-
-    Nothing is drawn before one worker found that its model takes the points `new`. An error of the work itself ends
-    everything; an error of type `lost` means that the worker is gone: a new one is hired, and what it held goes back.
-
-    Args:
-        hire: makes worker number i.
-        keep: called with every group's number and pictures, in the order in which they come.
-        same: called with what each worker's pictures have in common; may refuse by raising.
-
-    Raises:
-        RunError: a group lost `LOSSES` workers, no worker could begin, or two workers have different models.
-    """
-    queue = deque(numbers)
-    losses: Counter[int | None] = Counter()
-    seats: list[Seat] = []
-    flying: dict[Future[Any], tuple[Seat, int | None]] = {}
-    checked, weights, hired = False, None, 0
-
-    def take_on() -> None:
-        nonlocal hired
-        seat = hire(hired)
-        hired += 1
-        seat.checks = not checked and not any(s.checks for s in seats)
-        seats.append(seat)
-        fly(seat, None)
-
-    def fly(seat: Seat, number: int | None) -> None:
-        try:
-            if number is None:
-                future = seat.submit("begin", list(new) if seat.checks else [])
-            else:
-                seat.held.append(number)
-                future = seat.submit("draw", number)
-        except lost:
-            gone(seat)
-        else:
-            flying[future] = seat, number
-
-    def gone(seat: Seat) -> None:
-        if seat not in seats:
-            return
-        seats.remove(seat)
-        seat.close()
-        for future in [f for f, (s, _) in flying.items() if s is seat]:
-            del flying[future]
-        culprit = seat.held[0] if seat.held else None
-        losses[culprit] += 1
-        queue.extendleft(reversed(seat.held))
-        if losses[culprit] >= LOSSES:
-            what = "while loading the model" if culprit is None else f"over the same group of pictures ({culprit})"
-            raise RunError(f"{LOSSES} workers died {what}, perhaps for lack of memory; what was drawn is kept")
-        warn("a worker died; its pictures are drawn by another one")
-        take_on()
-
-    try:
-        for _ in range(min(count, len(numbers))):
-            take_on()
-        while queue or any(number is not None for _, number in flying.values()):
-            for seat in list(seats):
-                while checked and seat.ready and seat in seats and queue and len(seat.held) < DEPTH:
-                    fly(seat, queue.popleft())
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                if future not in flying:  # its worker was found to be gone a moment ago
-                    continue
-                seat, number = flying.pop(future)
-                try:
-                    result = future.result()
-                except lost:
-                    flying[future] = seat, number
-                    gone(seat)
-                    continue
-                if number is not None:
-                    seat.held.remove(number)
-                    losses.pop(number, None)
-                    keep(number, result)
-                    continue
-                if weights not in (None, result["weights"]):
-                    raise RunError(f"two workers hold models with different weights ({weights}, {result['weights']})")
-                same(result)
-                weights, seat.ready = result["weights"], True
-                checked = checked or seat.checks
-                losses.pop(None, None)
-    finally:
-        for seat in seats:
-            seat.close()
+    def draw(self, number: int) -> tuple[int, list[UnitFiles]]:
+        """The number of a group and its pictures."""
+        return number, self.drawer.draw(self.plan.chunks[number])
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Processes
+# Processes: not Ray, whose own start on one machine takes longer than loading a small model, and half a gigabyte
 
 _worker: Worker | None = None
 
 
-def _die_with_parent(worker: Worker) -> None:
+def _start(
+    plan: RunPlan, cases: CaseSet, device: str | None, download: bool, threads: int | None, places: Any
+) -> None:
     """Set up a worker process: it ends with the process that started it, also when that one is killed."""
     import multiprocessing
     import signal
@@ -183,7 +76,7 @@ def _die_with_parent(worker: Worker) -> None:
     from multiprocessing.connection import wait as wait_for
 
     global _worker
-    _worker = worker
+    _worker = Worker(plan, cases, device if places is None else f"cuda:{places.get()}", download, threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # tidily: what libraries made in the system is removed
     parent = multiprocessing.parent_process()
@@ -201,32 +94,54 @@ def _call(method: str, argument: Any) -> Any:
 
 
 def draw_on_processes(
-    plan: Plan,
+    plan: RunPlan,
     cases: CaseSet,
     numbers: Sequence[int],
     new: Sequence[str],
     keep: Keep,
-    same: Same,
     workers: int,
     device: str | None,
     download: bool,
     warn: Callable[[str], None],
 ) -> None:
-    """Draw groups with several processes on this machine; on CUDA worker i uses GPU i, modulo their number."""
+    """Draw groups with several processes on this machine; on CUDA worker i uses GPU i, modulo their number.
+
+    Nothing is drawn before one worker found that its model takes the points `new`. When a worker dies, all are started
+    anew, as if the command had been given again.
+
+    Raises:
+        RunError: the work's own error, or `LOSSES` workers died without a picture in between.
+    """
     from multiprocessing import get_context
 
     import torch
 
     gpus = torch.cuda.device_count() if device in (None, "cuda") else 0
     threads = None if gpus else max(1, torch.get_num_threads() // workers)
-
-    def hire(number: int) -> Seat:
-        place = f"cuda:{number % gpus}" if gpus else device
-        worker = Worker(plan, cases, place, download, threads)
-        pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_die_with_parent, initargs=(worker,))
-        return Seat(lambda method, argument: pool.submit(_call, method, argument), lambda: _end(pool))
-
-    hand_out(numbers, workers, hire, new, keep, same, (BrokenProcessPool,), warn)
+    spawn = get_context("spawn")
+    left, losses = dict.fromkeys(numbers), 0
+    while left:
+        places = spawn.Queue() if gpus else None
+        for i in range(workers if places is not None else 0):
+            places.put(i % gpus)  # pyright: ignore[reportOptionalMemberAccess]
+        given = (plan, cases, device, download, threads, places)
+        pool = ProcessPoolExecutor(min(workers, len(left)), spawn, _start, given)
+        try:
+            if new:
+                pool.submit(_call, "check", list(new)).result()
+            # Not in a list: pictures that were kept are let go of.
+            for future in as_completed({pool.submit(_call, "draw", number) for number in left}):
+                number, pictures = future.result()
+                keep(number, pictures)
+                del left[number]
+                new, losses = (), 0
+        except BrokenProcessPool as error:
+            losses += 1
+            if losses >= LOSSES:
+                raise RunError(_DIED) from error
+            warn("a worker died; all are started again with what is left to draw")
+        finally:
+            _end(pool)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
@@ -249,7 +164,7 @@ def _ray(address: str, workers: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise RunError('drawing on a cluster needs Ray: pip install "vsf[bench]"') from None
+        raise RunError(f"drawing on a cluster needs Ray: {install('bench')}") from None
     if ray.is_initialized():
         yield ray
         return
@@ -272,40 +187,43 @@ def _ray(address: str, workers: int) -> Iterator[Any]:
 
 
 def draw_on_ray(
-    plan: Plan,
+    plan: RunPlan,
     cases: CaseSet,
     numbers: Sequence[int],
     new: Sequence[str],
     keep: Keep,
-    same: Same,
     address: str,
     workers: int,
     download: bool,
-    warn: Callable[[str], None],
 ) -> None:
     """Draw groups with actors of a Ray cluster, `workers` of them, or (1) one per GPU; without GPUs one per node.
 
-    The nodes need this package and the model; they need no shared disk.
+    The nodes need this package and the model; they need no shared disk. Ray starts an actor that died again, elsewhere if
+    its node is gone, and gives it the same group, `LOSSES` times in all.
     """
     with _ray(address, workers) as ray:
-        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+        from ray.exceptions import RayActorError, RayTaskError
+        from ray.util import ActorPool
 
         gpus = int(ray.cluster_resources().get("GPU", 0))
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        count = workers if workers > 1 else gpus or nodes
-        actor = ray.remote(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1)(Worker)
-
-        def hire(number: int) -> Seat:
-            made = actor.remote(plan, cases, None, download, None)
-            return Seat(
-                lambda method, argument: getattr(made, method).remote(argument).future(),
-                lambda: ray.kill(made),
-            )
-
+        count = min(workers if workers > 1 else gpus or nodes, len(numbers))
+        again = {"max_restarts": -1, "max_task_retries": LOSSES - 1}
+        actor = ray.remote(num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1, **again)(Worker)
+        actors = [actor.remote(plan, cases, None, download, None) for _ in range(count)]
         try:
-            hand_out(numbers, count, hire, new, keep, same, (RayActorError, ObjectLostError), warn)
+            if new:
+                ray.get(actors[0].check.remote(list(new)))
+            pool = ActorPool(actors)
+            for number, pictures in pool.map_unordered(lambda a, n: a.draw.remote(n), list(numbers)):
+                keep(number, pictures)
+        except RayActorError as error:
+            raise RunError(_DIED) from error
         except RayTaskError as error:  # what the work itself raised, without Ray's own account of it
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        finally:
+            for made in actors:
+                ray.kill(made)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -11,33 +11,28 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from .cases import Case, CaseSet, stems_clash, word_count
+from .cases import Case, CaseSet
+from .rules import stems_clash, word_count
 
 __all__ = ["kept", "unrelated"]
-
-#: Parts of the demo world that look alike: one is no control for the other.
-_ALIKE = (frozenset(("smoke", "steam")),)
 
 
 def kept(case: Case) -> tuple[str, ...]:
     """The object's other parts that must still be there; empty where none is known.
 
-    The case's own field `kept` (separated by commas) if it has one; for a case of the demo world the object's other
+    The case's own field `kept` (separated by commas) if it has one; for a case of a demo world the object's other
     typical parts.
     """
     if case.kept is not None:
         return tuple(part for text in case.kept.split(",") if (part := text.strip()))
-    if case.part is not None:
-        from ..demo import world
-
-        return tuple(part for part in world.TYPICAL.get(case.object or "", ()) if part != case.part)
-    return ()
+    of = case.of_world()
+    return () if of is None else tuple(part for part in of.typical.get(case.object or "", ()) if part != case.part)
 
 
 def unrelated(case: Case, cases: CaseSet) -> str:
     """The negative of the control: about as long as the case's own, and about nothing that is in the case.
 
-    The case's own field `unrelated` if it has one. For a case of the demo world: a part that is not typical of the
+    The case's own field `unrelated` if it has one. For a case of a demo world: a part that is not typical of the
     object. Otherwise the negative of another case, of another category where there is one; of these the nearest in
     number of words. Never one that shares a word stem with the case's prompt, negative, object or kept parts. Among
     equals a hash of the case decides, so that other cases may come and go without another choice.
@@ -52,11 +47,9 @@ def unrelated(case: Case, cases: CaseSet) -> str:
     def rank(negative: str) -> bytes:
         return sha256(f"{case.id}|{negative}".encode()).digest()
 
-    if case.part is not None:
-        from ..demo import world
-
-        alike = frozenset().union(*(group for group in _ALIKE if case.part in group))
-        strange = set(world.PARTS) - set(world.TYPICAL.get(case.object or "", ())) - alike
+    if (of := case.of_world()) is not None:
+        alike = frozenset().union(*(group for group in of.alike if case.part in group))
+        strange = set(of.parts) - set(of.typical.get(case.object or "", ())) - alike
         fit = [part for part in strange if not stems_clash(part, taken)]
         if fit:
             return min(fit, key=rank)

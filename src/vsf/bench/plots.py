@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import stats
+from ..libraries import install
 from ..stats import Interval
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise PlotError('plots need matplotlib: pip install "vsf[bench]"') from None
+        raise PlotError(f"plots need matplotlib: {install('bench')}") from None
     look: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "vsf", "font.size": 10.5, "text.color": _INK, "axes.edgecolor": _FAINT,
         "axes.labelcolor": _INK, "xtick.color": _FAINT, "ytick.color": _FAINT, "xtick.labelcolor": _INK,

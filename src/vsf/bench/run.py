@@ -27,10 +27,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from ..images import _plain, write_whole
+from ..files import json_bytes, plain, write_whole
 from .cases import Case, CasesError, CaseSet, load_cases, save_cases
 
-__all__ = ["KINDS", "Answer", "Plan", "Point", "Run", "RunError", "Store", "Unit", "sweep_parts"]
+__all__ = ["KINDS", "Answer", "Point", "Run", "RunError", "RunPlan", "Store", "Unit"]
 
 FORMAT = "vsf-run"
 VERSION = 1
@@ -109,14 +109,14 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run draws. Pictures depend on nothing but the plan, the cases and the model.
 
     `batch` is part of it: how samples are grouped changes the last bits of a picture, so that a continued run is the
     same as one that was never interrupted only if the groups are the same.
 
     Attributes:
-        model: "demo", a folder or an id; `revision` of an id.
+        model: an embedded model, a preset, a folder or an id; `revision` of an id.
         points: what is compared, in the order of tables.
         cases: ids of the cases that are drawn; `cases_name`, `cases_hash`: the set they come from.
         seeds: one picture per case, point, kind and seed.
@@ -180,13 +180,15 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"format": FORMAT, "version": VERSION, **_plain(asdict(self))}
+        return {"format": FORMAT, "version": VERSION, **plain(asdict(self))}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any]) -> RunPlan:
         """The inverse of `to_dict`. Raises RunError."""
-        if not isinstance(data, Mapping) or data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise RunError(f"not a plan of {FORMAT} version {VERSION}")
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise RunError(f"not a plan of {FORMAT}")
+        if data.get("version") != VERSION:
+            raise RunError(f"it is of {FORMAT} version {data.get('version')}; this vsf reads version {VERSION}")
         try:
             given = {f.name: data[f.name] for f in fields(cls) if f.name in data}
             given["points"] = tuple(Point(**p) for p in given["points"])
@@ -244,7 +246,7 @@ class Store:
         """Write one entry, replacing what is there."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, (json.dumps(_plain(data), allow_nan=False) + "\n").encode())
+        write_whole(path, json_bytes(data))
 
     def get(self, key: str) -> dict[str, Any]:
         """One entry; KeyError."""
@@ -274,12 +276,12 @@ class Store:
 class Run:
     """A run directory. Make one with `create`, read one with `open`."""
 
-    def __init__(self, folder: Path, plan: Plan, cases: CaseSet) -> None:
+    def __init__(self, folder: Path, plan: RunPlan, cases: CaseSet) -> None:
         self.folder, self.plan, self.cases = folder, plan, cases
         self.records = Store(folder / "records")
 
     @classmethod
-    def create(cls, folder: str | Path, plan: Plan, cases: CaseSet) -> Run:
+    def create(cls, folder: str | Path, plan: RunPlan, cases: CaseSet) -> Run:
         """Begin a run, or continue one: a folder that holds the same plan is opened, one with another is refused.
 
         Raises:
@@ -311,7 +313,7 @@ class Run:
         """
         folder = Path(folder)
         try:
-            plan = Plan.from_dict(json.loads((folder / "plan.json").read_bytes()))
+            plan = RunPlan.from_dict(json.loads((folder / "plan.json").read_bytes()))
             cases = load_cases(folder / "cases.jsonl")
         except FileNotFoundError:
             raise RunError(f"{folder} holds no run (no plan.json and cases.jsonl)") from None
@@ -330,13 +332,8 @@ class Run:
         """Where a unit's picture is."""
         return self.folder / "images" / f"{unit if isinstance(unit, str) else unit.id}.png"
 
-    def missing(self) -> list[tuple[Unit, ...]]:
-        """The groups that are not drawn completely."""
-        done = self.records.keys()
-        return [chunk for chunk in self.plan.chunks if any(unit.id not in done for unit in chunk)]
-
     def judges(self) -> list[str]:
-        """Names of those who judged, in order."""
+        """Names of those who were asked and answered something, be it that they could not judge, in order."""
         folder = self.folder / "judges"
         return sorted(p.parent.name for p in folder.glob("*/judge.json")) if folder.is_dir() else []
 
@@ -350,7 +347,13 @@ class Run:
 
     def answers(self, judge: str) -> Store:
         """The answers of a judge by unit id; `Answer.from_dict` reads one."""
-        return Store(self.folder / "judges" / judge / "answers")
+        return Store(self._of_judge(judge) / "answers")
+
+    def _of_judge(self, name: str) -> Path:
+        """The folder of a judge. Raises RunError for a name not fit for one."""
+        if not _NAME.fullmatch(name):
+            raise RunError(f"a judge is named {name!r}; allowed: letters, digits and . _ + = , - (1 to 100)")
+        return self.folder / "judges" / name
 
     def judged(self, judge: str) -> Iterator[Answer]:
         """All answers of a judge to pictures of the plan, in the plan's order."""
@@ -358,17 +361,13 @@ class Run:
         there = store.keys()
         return (Answer.from_dict(store.get(unit.id)) for unit in self.plan.units if unit.id in there)
 
+    def has_judged(self, name: str) -> bool:
+        """Whether a judge has judged any picture at all; one that never could is none."""
+        return any(answer.status == "judged" for answer in self.judged(name))
+
     def set_judge(self, name: str, about: Mapping[str, Any]) -> Store:
         """Note who judges, and give the store for the answers. Raises RunError for a name not fit for a folder."""
-        if not _NAME.fullmatch(name):
-            raise RunError(f"a judge is named {name!r}; allowed: letters, digits and . _ + = , - (1 to 100)")
-        folder = self.folder / "judges" / name
+        folder = self._of_judge(name)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "judge.json", (json.dumps(_plain(about), indent=1) + "\n").encode())
+        write_whole(folder / "judge.json", json_bytes(about, 1))
         return self.answers(name)
-
-
-def sweep_parts(folder: str | Path) -> None:
-    """Remove what writers that were killed left behind (unfinished files). Only when no other writer is at work."""
-    for path in Path(folder).rglob(".*.part"):
-        path.unlink(missing_ok=True)

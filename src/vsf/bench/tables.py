@@ -1,17 +1,17 @@
-"""From answers to figures: scores with intervals, paired tests, agreement of judges, trade-offs, cost.
+"""From answers to figures: scores with intervals, and cost. `vsf.bench.compare` compares them.
 
-Everything is clustered by case: the seeds of one prompt hang together. A picture that was not drawn or not judged
-counts as neither good nor bad; it is left out of a score, and its pair out of a comparison, and it is counted.
+Everything is clustered by the outermost group that the cases declare (`CaseSet.groups`): pictures of one object or one
+category hang together, whatever their noise, colour or background. A picture that was not drawn or not judged counts as
+neither good nor bad; it is left out of a score, and its pair out of a comparison, and it is counted.
 docs/bench/statistics.md says what each figure assumes.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,14 +21,15 @@ from .. import stats
 from ..guidance import METHODS
 from ..stats import Interval
 from .cases import Case
+from .controls import kept
 from .run import Answer, Point, Run, RunError
 
 __all__ = [
-    "METRICS", "QUESTIONS", "TESTED", "Agreement", "Comparison", "Cost", "Metric", "Results", "agreement", "compare",
-    "group_of", "is_ablation", "markdown", "tradeoff",
+    "METRICS", "PRIMARY", "QUESTIONS", "TESTED", "CaseSeed", "Cost", "Metric", "Results", "cell", "describe", "group_of",
+    "is_ablation", "markdown", "short",
 ]  # fmt: skip
 
-_CaseSeed = tuple[str, int]
+CaseSeed = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,12 @@ class Metric:
     """A figure of one picture (or of one picture and its control), averaged over a point's pictures.
 
     Attributes:
-        binary: only 0 and 1 occur; then intervals are Wilson's at the effective sample size.
         more: +1 if more is better, -1 if less is.
     """
 
     name: str
     label: str
     help: str
-    binary: bool = True
     more: int = 1
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -53,20 +52,23 @@ METRICS: dict[str, Metric] = {
     for m in (
         Metric("positive", "positive", "the main object is there (question 1)"),
         Metric("negative", "negative", "the unwanted part is missing (question 2)"),
-        Metric("quality", "quality", "quality of the picture, 0 to 1", binary=False),
+        Metric("quality", "quality", "quality of the picture, 0 to 1"),
         Metric("negative_unrelated", "unrelated", "the part is missing although the negative was about something else",
                more=-1),
         Metric("specificity", "specificity", "negative minus unrelated, same case and noise: what the negative meant",
-               binary=False, bounds=(-1.0, 1.0)),
-        Metric("retention", "retention", "share of the object's other parts that are still there", binary=False),
+               bounds=(-1.0, 1.0)),
+        Metric("retention", "retention", "share of the object's other parts that are still there"),
         Metric("identity", "identity", "it is still that object, whatever its colour or setting"),
         Metric("joint", "joint", "object there, part missing, and quality above the threshold, all in one picture"),
         Metric("intact", "intact", "with the unrelated negative: object there, part there, quality above the threshold"),
-        Metric("balanced", "balanced", "half of joint plus half of intact: the sweep's default objective",
-               binary=False),
+        Metric("balanced", "balanced", "half of joint plus half of intact; settings are chosen by it"),
+        Metric("complete", "joint, parts kept", "joint, and all of the object's other parts are still there"),
     )
 }  # fmt: skip
 """Every figure by its name, in the order of tables: the three published ones, then the controls."""
+
+PRIMARY = "balanced"
+"""The figure that was named before anything was drawn; all others are secondary."""
 
 TESTED = ("positive", "negative", "quality", "specificity", "retention", "joint", "balanced")
 """Figures that are compared with the reference. With the points they make the family that Holm's correction is for."""
@@ -75,8 +77,13 @@ QUESTIONS = ("answer_1", "answer_2", "identity")
 """Yes/no answers on which judges can agree."""
 
 
-def _value(metric: str, true: Answer | None, other: Answer | None, threshold: float) -> float | None:
-    """The figure of one (case, seed) from the answers to its two pictures; None where one that is needed is missing."""
+def _value(
+    metric: str, true: Answer | None, other: Answer | None, threshold: float, alone: bool = False
+) -> float | None:
+    """The figure of one (case, seed) from the answers to its two pictures; None where one that is needed is missing.
+
+    `alone`: the case names no other parts, so that none can be lost.
+    """
 
     def both(answer: Answer | None, gone: bool) -> float | None:
         if answer is None or answer.answer_1 is None or answer.answer_2 is None or answer.quality is None:
@@ -88,6 +95,9 @@ def _value(metric: str, true: Answer | None, other: Answer | None, threshold: fl
 
     if metric == "joint":
         return both(true, True)
+    if metric == "complete":
+        pair = need(both(true, True), 1.0 if alone else true and true.kept)
+        return None if pair is None else float(pair[0] == 1.0 and pair[1] == 1.0)
     if metric == "intact":
         return both(other, False)
     if metric == "balanced":
@@ -106,7 +116,7 @@ def _value(metric: str, true: Answer | None, other: Answer | None, threshold: fl
 
 
 def is_ablation(point: Point) -> bool:
-    """Whether a point leaves something out of a method, rather than being one: see `vsf.bench.ablations`.
+    """Whether a point leaves something out of a method, rather than being one: see `vsf.guidance.variants`.
 
     By its method, or by its name: points whose name begins with "ablation" (VSF with offset 0 is one).
     """
@@ -147,6 +157,9 @@ class Cost:
     n: int
 
 
+_PLURAL = {"object": "objects", "category": "categories", "group": "groups", "case": "cases"}
+
+
 class Results:
     """One judge's answers to one or more runs, by point.
 
@@ -155,6 +168,8 @@ class Results:
 
     Attributes:
         points: by name, in the order of the runs.
+        cases: those of the plans, by id; `groups`: the cluster of each (`CaseSet.groups`).
+        unit: what clusters are called, for texts ("objects", "categories", "cases", ...).
         threshold: the quality from which a picture counts as whole: the judge's own, else 0.5.
         answers: point -> (case, seed, kind) -> answer that was given.
         unjudged: point -> reason -> number of pictures, "not asked yet" and "not drawn yet" among them.
@@ -166,6 +181,9 @@ class Results:
         self.threshold = float(self.about.get("threshold", 0.5))
         self.points: dict[str, Point] = {}
         self.cases: dict[str, Case] = {}
+        self.groups: dict[str, str] = {}
+        units = {run.cases.unit for run in self.runs}
+        self.unit = _PLURAL[units.pop()] if len(units) == 1 else "groups"
         self.answers: dict[str, dict[tuple[str, int, str], Answer]] = {}
         self.unjudged: dict[str, Counter[str]] = {}
         self.where: dict[tuple[str, str, int, str], Run] = {}  # point, case, seed, kind
@@ -182,6 +200,7 @@ class Results:
             for case in run.plan.cases:
                 if self.cases.setdefault(case, run.case[case]) != run.case[case]:
                     raise RunError(f"case {case!r} is not the same in {run.folder} as in the runs before")
+                self.groups[case] = run.cases.groups[case]
             self._add(run)
 
     @classmethod
@@ -199,6 +218,8 @@ class Results:
                 lacking = next((run for run in runs if not run.judges()), None)
                 where = f"{lacking.folder} was judged by nobody" if lacking else "no judge saw all of these runs"
                 raise RunError(f"{where}; judge first (vsf bench judge)")
+            # Who could judge nothing at all (a refused key, another world's pictures) is nobody to choose from.
+            common = [name for name in common if any(run.has_judged(name) for run in runs)] or common
             if len(common) > 1:
                 raise RunError(f"several judges saw these runs; choose one with --judge: {', '.join(common)}")
             judge = common[0]
@@ -247,35 +268,55 @@ class Results:
         """How every drawn picture was made, by point."""
         return {name: [run.records.get(id) for run, id in units] for name, units in self._units.items()}
 
+    @cached_property
+    def noises(self) -> dict[tuple[str, str], list[int]]:
+        """The seeds that were planned for every (point, case)."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for point, case, seed, _ in self.where:
+            found.setdefault((point, case), []).append(seed)
+        return found
+
     def pair(self, point: str, case: str, seed: int) -> tuple[Answer | None, Answer | None]:
         """The answers to a picture and to its control; without guidance both are the same picture."""
         answers = self.answers[point]
         true = answers.get((case, seed, "true"))
         return true, true if self.points[point].method == "none" else answers.get((case, seed, "unrelated"))
 
-    def values(self, point: str, metric: str) -> dict[_CaseSeed, float]:
+    def values(self, point: str, metric: str) -> dict[CaseSeed, float]:
         """The figure of every (case, seed) that has one. KeyError for an unknown point or metric."""
         METRICS[metric]
-        found: dict[_CaseSeed, float] = {}
+        if metric == "complete" and all(answer.kept is None for answer in self.answers[point].values()):
+            return {}  # this judge says nothing of other parts
+        found: dict[CaseSeed, float] = {}
         for case, seed in dict.fromkeys((case, seed) for case, seed, _ in self.answers[point]):
-            value = _value(metric, *self.pair(point, case, seed), self.threshold)
+            alone = metric == "complete" and not kept(self.cases[case])
+            value = _value(metric, *self.pair(point, case, seed), self.threshold, alone)
             if value is not None:
                 found[case, seed] = value
         return found
 
-    def interval(self, point: str, metric: str, level: float = 0.95) -> Interval | None:
-        """The mean of a figure with its interval, clustered by case; None where the judge gave none."""
+    def clusters(self, keys: Iterable[CaseSeed]) -> list[str]:
+        """The cluster of each (case, seed)."""
+        return [self.groups[case] for case, _ in keys]
+
+    def interval(self, point: str, metric: str) -> Interval | None:
+        """The mean of a figure with its interval, clustered by group; None where the judge gave none.
+
+        The specificity of no guidance is 0 by definition, not by measurement: its interval has no width.
+        """
         values = self.values(point, metric)
         if not values:
             return None
-        numbers, clusters = list(values.values()), [case for case, _ in values]
-        if METRICS[metric].binary:
-            return stats.cluster_proportion(numbers, clusters, level)
-        return stats.cluster_mean(numbers, clusters, level, METRICS[metric].bounds)
+        numbers, clusters = list(values.values()), self.clusters(values)
+        if metric == "specificity" and self.points[point].method == "none":
+            return Interval(0.0, 0.0, 0.0, len(numbers), len(set(clusters)))
+        if METRICS[metric].bounds == (0.0, 1.0):
+            return stats.cluster_share(numbers, clusters)
+        return stats.cluster_mean(numbers, clusters, bounds=METRICS[metric].bounds)
 
-    def scores(self, point: str, level: float = 0.95) -> dict[str, Interval]:
+    def scores(self, point: str) -> dict[str, Interval]:
         """Every figure of a point that the judge gave."""
-        found = {name: self.interval(point, name, level) for name in METRICS}
+        found = {name: self.interval(point, name) for name in METRICS}
         return {name: interval for name, interval in found.items() if interval is not None}
 
     def cost(self, point: str) -> Cost | None:
@@ -289,191 +330,19 @@ class Results:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Comparisons
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One point against the reference in one figure, over the (case, seed) pairs that both have.
-
-    Attributes:
-        difference: point minus reference, with a 95 % interval clustered by case.
-        p: two-sided, by flipping the signs of whole cases: the inference to rely on. `p_holm`: corrected for the family.
-        mcnemar: exact McNemar test over all pictures, for yes/no figures. It takes the pictures of one case for
-            independent, which they are not; with several seeds it is too sure of itself.
-        only_point, only_reference: the discordant pairs it counts.
-    """
-
-    point: str
-    reference: str
-    metric: str
-    difference: Interval
-    p: float
-    p_holm: float
-    mcnemar: float | None = None
-    mcnemar_holm: float | None = None
-    only_point: int | None = None
-    only_reference: int | None = None
-
-
-def compare(
-    results: Results,
-    reference: str,
-    rng: np.random.Generator,
-    points: Iterable[str] | None = None,
-    metrics: Sequence[str] = TESTED,
-    resamples: int = 10_000,
-) -> list[Comparison]:
-    """Every point against the reference in every figure both have, Holm-corrected over all of them together.
-
-    Raises:
-        RunError: no such reference.
-    """
-    if reference not in results.points:
-        raise RunError(f"no point {reference!r} to compare with; there: {', '.join(results.points)}")
-    found: list[Comparison] = []
-    for point, metric in itertools.product(points if points is not None else results.points, metrics):
-        if point == reference:
-            continue
-        ours, theirs = results.values(point, metric), results.values(reference, metric)
-        keys = [key for key in ours if key in theirs]
-        if not keys:
-            continue
-        a, b = np.array([ours[k] for k in keys]), np.array([theirs[k] for k in keys])
-        clusters = [case for case, _ in keys]
-        width = METRICS[metric].bounds[1] - METRICS[metric].bounds[0]
-        plain = Comparison(
-            point, reference, metric,
-            stats.cluster_mean(a - b, clusters, bounds=(-width, width)),
-            stats.paired_permutation(a, b, clusters, rng, resamples),
-            1.0,
-        )  # fmt: skip
-        if METRICS[metric].binary:
-            plain = replace(
-                plain,
-                mcnemar=stats.mcnemar_exact(a, b),
-                only_point=int(np.sum((a == 1) & (b == 0))),
-                only_reference=int(np.sum((a == 0) & (b == 1))),
-            )
-        found.append(plain)
-    if not found:
-        return []
-    main = stats.holm([c.p for c in found])
-    exact = iter(stats.holm([c.mcnemar for c in found if c.mcnemar is not None]))
-    return [
-        replace(c, p_holm=float(p), mcnemar_holm=None if c.mcnemar is None else float(next(exact)))
-        for c, p in zip(found, main, strict=True)
-    ]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Agreement
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two judges agree on a question, over the pictures that both answered.
-
-    `kappa` is None where it is undefined (both always gave the same answer) or where no picture was answered twice.
-    """
-
-    first: str
-    second: str
-    question: str
-    n: int
-    same: Interval | None
-    kappa: Interval | None
-
-
-def agreement(runs: Sequence[Run], questions: Sequence[str] = QUESTIONS) -> list[Agreement]:
-    """Cohen's kappa for every two judges of these runs and every yes/no question, clustered by case."""
-    said: dict[str, dict[tuple[str, str], Answer]] = {}
-    for run in runs:
-        for judge in run.judges():
-            mine = said.setdefault(judge, {})
-            for answer in run.judged(judge):
-                if answer.status == "judged":
-                    mine[str(run.folder), answer.unit] = answer
-    found: list[Agreement] = []
-    for (first, ours), (second, theirs) in itertools.combinations(sorted(said.items()), 2):
-        for question in questions:
-            pairs = [
-                (getattr(ours[key], question), getattr(theirs[key], question), _case_of(key[1]))
-                for key in ours
-                if key in theirs
-            ]
-            pairs = [p for p in pairs if p[0] is not None and p[1] is not None]
-            if not pairs:
-                continue
-            a, b, clusters = ([p[i] for p in pairs] for i in range(3))
-            same = stats.cluster_proportion([float(x == y) for x, y in zip(a, b, strict=True)], clusters)
-            kappa = stats.cohen_kappa(a, b, clusters) if len({*a, *b}) > 1 else None
-            found.append(Agreement(first, second, question, len(pairs), same, kappa))
-    return found
-
-
-def _case_of(unit: str) -> str:
-    return unit.split("/", 1)[1].rsplit("--", 2)[0]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Trade-off
-
-
-def tradeoff(
-    results: Results,
-    points: Sequence[str],
-    rng: np.random.Generator,
-    x: str = "negative",
-    y: str = "positive",
-    low: tuple[float, float] = (0.0, 0.0),
-    high: tuple[float, float] = (1.0, 1.0),
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> Interval | None:
-    """Area under the trade-off curve of one method's points: `stats.tradeoff_area` of their mean scores.
-
-    The interval is a percentile bootstrap over cases, all points of the curve together, so what the points share
-    (cases and noises) stays shared. None if a point lacks one of the scores.
-    """
-    columns: list[tuple[dict[_CaseSeed, float], dict[_CaseSeed, float]]] = [
-        (results.values(point, x), results.values(point, y)) for point in points
-    ]
-    if not columns or any(not a or not b for a, b in columns):
-        return None
-    cases = sorted({case for pair in columns for values in pair for case, _ in values})
-    at = {case: i for i, case in enumerate(cases)}
-    totals = np.zeros((2 * len(columns), len(cases)))
-    counts = np.zeros_like(totals)
-    for row, values in enumerate(values for pair in columns for values in pair):
-        for (case, _), value in values.items():
-            totals[row, at[case]] += value
-            counts[row, at[case]] += 1
-
-    def areas(weights: np.ndarray[Any, Any]) -> list[float]:
-        with np.errstate(invalid="ignore"):
-            means = (weights @ totals.T) / (weights @ counts.T)  # [R, 2 P]
-        return [stats.tradeoff_area(m[0::2], m[1::2], low, high) for m in means if np.isfinite(m).all()]
-
-    area = areas(np.ones((1, len(cases))))[0]
-    draws = areas(rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples).astype(float))
-    lower, upper = (float(q) for q in np.quantile(draws, (0.5 - level / 2, 0.5 + level / 2)))
-    return Interval(area, lower, upper, int(counts.sum() / 2), len(cases))
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Text
 
 
-def cell(interval: Interval | None, digits: int = 3) -> str:
-    """An interval as `.870 (.842 to .894)`; an en dash where there is none."""
+def cell(interval: Interval | None) -> str:
+    """An interval with its number of clusters, as `.870 (.842 to .894; 17)`; an en dash where there is none."""
     if interval is None:
         return "–"
-    mean, low, high = (_short(v, digits) for v in (interval.mean, interval.low, interval.high))
-    return f"{mean} ({low} to {high})"
+    mean, low, high = (short(v) for v in (interval.mean, interval.low, interval.high))
+    return f"{mean} ({low} to {high}; {interval.clusters})"
 
 
-def _short(value: float, digits: int = 3) -> str:
+def short(value: float, digits: int = 3) -> str:
+    """A number without the zero before its point, as `.870`, `−.052` or `∞`."""
     if not np.isfinite(value):
         return "∞" if value > 0 else "−∞"
     text = f"{value:.{digits}f}"

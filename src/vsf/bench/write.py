@@ -12,31 +12,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from ..images import write_whole
-from .cases import Case, CaseSet, _stems, check_rules, save_cases, slug
+from ..files import write_whole
+from ..libraries import install
+from .cases import Case, CaseSet, save_cases, slug
+from .endpoint import BadReply, Endpoint, EndpointError, NoReply, message
+from .rules import check_rules, stems
 
-__all__ = ["EndpointError", "WriteError", "Written", "replies_path", "write_cases"]
+__all__ = ["WriteError", "Written", "replies_path", "write_cases"]
 
 FORMAT = "vsf-replies"
 VERSION = 1
 
-_URL = "https://api.openai.com/v1"
 _ATTEMPTS = 5  # of one request, at most
 _DRY = 3  # replies in a row without a new case, after which the model has nothing more to give
 _SHOWN = 400  # objects that a request names as taken, the latest
-_LONGEST_WAIT = 120.0  # seconds
-_LONGEST_REPLY = 1_000_000  # characters that are kept
-_REFUSED = {401: "refuses the key", 402: "asks for payment", 403: "refuses access", 404: "knows no such model"}
 
 _SYSTEM = """You write test cases for image generators that take a negative prompt. A case asks for an object in a
 setting, and for leaving out one thing that nearly every picture of that prompt would show: an essential, visible part
@@ -77,10 +72,6 @@ _SCHEMA: dict[str, Any] = {
 
 class WriteError(RuntimeError):
     """Cases cannot be written, or no more of them. What was paid for is kept."""
-
-
-class EndpointError(WriteError):
-    """The endpoint says no, fails for good, or was asked as often as allowed; the same call can go on from there."""
 
 
 @dataclass(frozen=True)
@@ -136,90 +127,35 @@ class _Replies:
         return len(self.rows) - 1
 
 
-class _Endpoint:
-    """Requests with a budget, retries and waits. Nothing that leaves here contains the key."""
+class _Asking:
+    """Requests to an endpoint from one budget. Raises EndpointError when there is no reply in the end."""
 
-    def __init__(self, base_url: str | None, budget: int, timeout: float, wait: Callable[[float], None]) -> None:
-        url = (base_url or os.environ.get("OPENAI_BASE_URL") or _URL).rstrip("/")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise WriteError(
-                "the endpoint must be http://HOST/... or https://HOST/... without a name or password in it"
-            )
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self._key and url == _URL:
-            raise WriteError("writing cases needs a key in the environment variable OPENAI_API_KEY")
-        import openai
-
-        self._openai, self._wait, self._timeout = openai, wait, timeout
-        self.url, self.budget, self.used = self.clean(url.split("?")[0]), budget, 0
-        self._client = openai.OpenAI(
-            api_key=self._key or "none",  # a server of one's own often wants none; the library wants one
-            base_url=url,
-            timeout=timeout,
-            max_retries=0,  # counted here
-            http_client=openai.DefaultHttpxClient(timeout=timeout, follow_redirects=False),
-        )
-
-    def clean(self, text: str) -> str:
-        """The text with the key cut out."""
-        return text.replace(self._key, "[key]") if self._key else text
-
-    def close(self) -> None:
-        self._client.close()
+    def __init__(self, endpoint: Endpoint, budget: int) -> None:
+        self.endpoint, self.budget, self.usage = endpoint, budget, {"requests": 0}
 
     @property
     def spent(self) -> bool:
-        return self.used >= self.budget
+        return self.usage["requests"] >= self.budget
 
-    def chat(self, **body: Any) -> str:
-        """The text of a reply with status 200."""
-        return self._request(self._client.chat.completions.with_raw_response.create, body)
-
-    def embed(self, **body: Any) -> str:
-        """Likewise, of an embedding request."""
-        return self._request(self._client.embeddings.with_raw_response.create, body)
-
-    def _request(self, send: Callable[..., Any], body: Mapping[str, Any]) -> str:
+    def __call__(self, send: Callable[..., str], **body: Any) -> str:
+        before = self.usage["requests"]
+        allowed = min(_ATTEMPTS, self.budget - before)
         reason = ""
-        for attempt in range(_ATTEMPTS):
-            if self.spent:
-                raise EndpointError(f"all {self.budget} requests are used{f' (last: {reason})' if reason else ''}")
-            delay = min(60.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
-            self.used += 1
-            try:
-                return self.clean(send(**body).http_response.text[:_LONGEST_REPLY])
-            except self._openai.APIStatusError as error:
-                reason = self._status(error)
-                delay = max(delay, self._asked_to_wait(error))
-            except self._openai.APITimeoutError:
-                reason = f"no reply in {self._timeout:g} s"
-            except self._openai.APIConnectionError as error:
-                reason = f"connection failed: {type(error.__cause__ or error).__name__}"
-            if attempt + 1 < _ATTEMPTS and not self.spent:
-                self._wait(delay)
-        raise EndpointError(f"{self.url}: {_ATTEMPTS} requests in a row failed (last: {reason})")
-
-    def _status(self, error: Any) -> str:
-        """Why a request was turned down. Raises EndpointError where the same one would be again."""
-        code = error.status_code
-        body = error.body if isinstance(error.body, Mapping) else {}
-        text = self.clean(" ".join(str(body.get("message") or "").split())[:160])
-        reason = f"status {code}{f': {text}' if text else ''}"
-        if code in _REFUSED or body.get("code") == "insufficient_quota":
-            raise EndpointError(f"{self.url} {_REFUSED.get(code, 'says that the quota is used up')} ({reason})")
-        if code not in (408, 409, 425, 429) and code < 500:
-            raise EndpointError(f"{self.url} turned the request down ({reason})")
-        return reason
-
-    def _asked_to_wait(self, error: Any) -> float:
         try:
-            seconds = float(error.response.headers.get("retry-after", 0))
-        except ValueError:
-            return 0.0
-        if seconds > _LONGEST_WAIT:
-            raise EndpointError(f"{self.url} asks to wait {seconds:.0f} s (status {error.status_code})")
-        return seconds if seconds > 0 else 0.0
+            if allowed > 0:
+                return send(self.usage, allowed, **body)
+        except BadReply as error:
+            raise EndpointError(f"{self.endpoint.url}: {error}") from error
+        except NoReply as error:
+            reason = str(error)
+            made = self.usage["requests"] - before
+            if made < allowed:
+                raise EndpointError(f"{self.endpoint.url} turned the request down ({reason})") from error
+            if not self.spent:
+                raise EndpointError(
+                    f"{self.endpoint.url}: {made} requests in a row failed (last: {reason})"
+                ) from error
+        raise EndpointError(f"all {self.budget} requests are used{f' (last: {reason})' if reason else ''}")
 
 
 def write_cases(
@@ -240,7 +176,6 @@ def write_cases(
     timeout: float = 120.0,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    wait: Callable[[float], None] = time.sleep,
 ) -> Written:
     """Write a set of `n` cases about a topic to a file, which grows with every reply.
 
@@ -261,11 +196,11 @@ def write_cases(
         timeout: seconds for one request.
         say: is told what was dropped and why.
         progress: is told (cases there are, cases wanted).
-        wait: sleeps.
 
     Raises:
-        WriteError: no key, a package missing, or a file in the way; nothing was asked.
-        EndpointError: the endpoint fails for good; what came until then is in the files.
+        WriteError: a package missing, or a file in the way; nothing was asked.
+        EndpointError: no key, or the endpoint says no, fails for good, or was asked as often as allowed. What came until
+            then is in the files, and the same call goes on from there.
         ValueError: a number out of range.
         OSError: the files cannot be written.
     """
@@ -277,17 +212,19 @@ def write_cases(
     if not topic.strip() or not model.strip():
         raise ValueError("topic and model must not be empty")
     if gone := [package for package in ("openai", "pydantic", "rapidfuzz") if not find_spec(package)]:
-        raise WriteError(f'writing cases needs {", ".join(gone)}: pip install "vsf[bench]"')
+        raise WriteError(f"writing cases needs {', '.join(gone)}: {install('bench')}")
     out = Path(out)
     topic = " ".join(topic.split())
     replies = _Replies(replies_path(out), topic)
     if out.exists() and not len(replies):
         raise WriteError(f"{out} is there and was not written by this command; give another --out")
     budget = requests or 3 * -(-n // per_request) * (1 if embedding_model is None else 2)
-    endpoint = _Endpoint(base_url, budget, timeout, wait)
+    endpoint = Endpoint(base_url, timeout, "writing cases")
+    asking = _Asking(endpoint, budget)
     draft = _Drafting(name or slug(out.name.split(".")[0]) or "cases", license, dev, tuple(avoid), similar, say)
+    draft.clean = endpoint.clean
     if embedding_model is not None:
-        meaning = _Meaning(endpoint, replies, embedding_model)
+        meaning = _Meaning(asking, replies, embedding_model)
         draft.like, draft.prepare = meaning, meaning.learn
 
     def take(row: Mapping[str, Any]) -> int:
@@ -298,7 +235,7 @@ def write_cases(
         progress(len(draft.cases), n)
         return len(draft.cases) - before
 
-    try:
+    with endpoint:
         earlier = [row for row in replies.rows if row.get("kind") == "cases"]
         draft.say = lambda text: None  # was told then
         for row in earlier:
@@ -307,9 +244,10 @@ def write_cases(
         if earlier:
             say(f"{len(draft.cases)} cases from {len(earlier)} earlier replies in {replies.path}")
         dry = 0
-        while len(draft.cases) < n and not endpoint.spent and dry < _DRY:
+        while len(draft.cases) < n and not asking.spent and dry < _DRY:
             wanted = min(per_request, n - len(draft.cases))
-            text = endpoint.chat(
+            text = asking(
+                endpoint.chat,
                 model=model,
                 messages=[
                     {"role": "system", "content": _SYSTEM},
@@ -324,12 +262,10 @@ def write_cases(
             dry = 0 if take(replies.rows[-1]) else dry + 1
         if dry >= _DRY:
             say(f"{_DRY} replies in a row brought no new case; stopped")
-    finally:
-        endpoint.close()
     return Written(
         draft.set() if draft.cases else None,
         len(draft.cases) >= n,
-        endpoint.used,
+        asking.usage["requests"],
         sum(_tokens(str(row.get("text"))) for row in replies.rows[1:]),
         tuple(draft.dropped),
     )
@@ -364,6 +300,7 @@ class _Drafting:
         self.cases: list[Case] = []
         self.dropped: list[str] = []
         self.like: Callable[[str, Sequence[str]], Sequence[float]] = _spelt_alike
+        self.clean: Callable[[str], str] = lambda text: text
         self.prepare: Callable[[Sequence[str]], object] = lambda texts: None  # told what will be compared
 
     @property
@@ -376,7 +313,7 @@ class _Drafting:
         return CaseSet(self.name, self.license, tuple(sorted(self.cases, key=lambda case: case.id)))
 
     def _drop(self, what: str, why: str) -> None:
-        self.dropped.append(f"{what}: {why}")
+        self.dropped.append(f"{what}: {self.clean(why)}")
         self.say(f"dropped {self.dropped[-1]}")
 
     def take(self, text: str, model: str, n: int) -> None:
@@ -437,20 +374,9 @@ def _drafts(text: str) -> list[dict[str, Any] | str]:
         kept: list[str]
 
     try:
-        choice = json.loads(text)["choices"][0]
-        message = choice["message"]
-        content, refusal = message["content"], message.get("refusal")
-        finish = choice.get("finish_reason")
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError("it has no message in it") from None
-    if refusal or finish == "content_filter":
-        raise ValueError(f"the model refused: {str(refusal or 'content filter')[:160]}")
-    if finish == "length":
-        raise ValueError("it was cut off by the endpoint's limit of length; ask for fewer cases at a time")
-    try:
-        items = json.loads(content)["cases"]
+        items = json.loads(message(text))["cases"]
+    except BadReply:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("its message is no JSON with cases") from None
     if not isinstance(items, list):
@@ -468,15 +394,15 @@ def _spelt_alike(text: str, others: Sequence[str]) -> list[float]:
     """How alike the stems of the words are, whatever their order, 0 to 1."""
     from rapidfuzz import fuzz
 
-    stems = [" ".join(sorted(_stems(t))) for t in (text, *others)]
-    return [fuzz.ratio(stems[0], other) / 100 for other in stems[1:]]
+    sorted_stems = [" ".join(sorted(stems(t))) for t in (text, *others)]
+    return [fuzz.ratio(sorted_stems[0], other) / 100 for other in sorted_stems[1:]]
 
 
 class _Meaning:
     """Cosines of embeddings from the endpoint; each text is paid for once, and kept with the replies."""
 
-    def __init__(self, endpoint: _Endpoint, replies: _Replies, model: str) -> None:
-        self.endpoint, self.replies, self.model = endpoint, replies, model
+    def __init__(self, asking: _Asking, replies: _Replies, model: str) -> None:
+        self.asking, self.replies, self.model = asking, replies, model
         self.known: dict[str, list[float]] = {}
         for row in replies.rows:
             if row.get("kind") == "embeddings" and row.get("model") == model:
@@ -497,11 +423,11 @@ class _Meaning:
             new = [text for text in dict.fromkeys(texts) if text not in self.known]
             if not new:
                 return
-            reply = self.endpoint.embed(model=self.model, input=new, encoding_format="float")
+            reply = self.asking(self.asking.endpoint.embed, model=self.model, input=new, encoding_format="float")
             self.replies.add(kind="embeddings", model=self.model, texts=new, text=reply)
             self._read(new, reply)
         if any(text not in self.known for text in texts):
-            raise EndpointError(f"{self.endpoint.url}: the replies of {self.model!r} are no embeddings")
+            raise EndpointError(f"{self.asking.endpoint.url}: the replies of {self.model!r} are no embeddings")
 
     def __call__(self, text: str, others: Sequence[str]) -> list[float]:
         import numpy as np

@@ -6,12 +6,16 @@ They answer no question about the case. Quality is between 0 and 1, larger is be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from ...demo.worlds import FIRST
+from ...registry import check, option
+from ..cases import Case
 from ..run import Answer
-from .base import Item, JudgeError, PictureError
-from .local import _line
+from .base import Exhibit, JudgeError, PictureError, loading
+from .oracle import load, readings, world_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,12 +24,12 @@ __all__ = ["MetricJudge"]
 
 _Measure: TypeAlias = "Callable[[Image.Image, str], tuple[float, float]]"
 """(picture, prompt) -> raw score, quality in [0, 1]."""
-_Scored: TypeAlias = "Iterator[tuple[Item, float | str, float]]"
-_Scores: TypeAlias = "Callable[[Sequence[Item]], _Scored]"
+_Scored: TypeAlias = "Iterator[tuple[Exhibit, float | str, float]]"
+_Scores: TypeAlias = "Callable[[Sequence[Exhibit]], _Scored]"
 
 
 def _one_by_one(measure: _Measure) -> _Scores:
-    def scores(items: Sequence[Item]) -> _Scored:
+    def scores(items: Sequence[Exhibit]) -> _Scored:
         for item in items:
             try:
                 yield item, *measure(item.picture(), item.case.prompt)
@@ -40,49 +44,56 @@ def _clip(share: float) -> float:
     return min(1.0, max(0.0, share)) if share == share else share
 
 
+@dataclass(eq=False)
 class MetricJudge:
     """Quality of each picture by one measure.
 
-    - "demo": the demo world's own, distance to clean renders (see `vsf.demo.oracle`).
+    - "demo": a demo world's own, distance to clean renders (see `vsf.demo.oracle`).
     - "preference": a CLIP-like model (PickScore, HPS, or any with `get_text_features`), `model` being its folder or
       id: the cosine of picture and prompt, moved from [-1, 1] to [0, 1]. Comparable within one model and one prompt.
     - any other name: a measure without reference of the library pyiqa ("clipiqa", "musiq", "niqe", ...), brought to
       [0, 1] by the range that pyiqa gives, turned round where lower is better.
 
-    Args:
-        metric: its name.
-        model: for "preference" only.
-        device: "cpu", "cuda", ...
-        download: whether weights may be fetched; pyiqa fetches its own, so it is refused without.
-
     Raises:
         JudgeError: an unknown measure, a missing package, or no such model here.
     """
 
-    def __init__(
-        self,
-        metric: str = "demo",
-        *,
-        model: str | Path | None = None,
-        device: str | None = None,
-        download: bool = False,
-    ) -> None:
-        if (metric == "preference") != (model is not None):
+    gives: ClassVar = ("quality",)
+
+    metric: str = option("demo, preference (with model), or a name of pyiqa: clipiqa, ...", "demo")
+    _: KW_ONLY
+    model: str | Path | None = option("folder or id of the scorer, for preference only", None)
+    device: str | None = option("cpu, cuda, ...", None)
+    download: bool = option("fetch weights; pyiqa fetches its own, and is refused without", False)
+    world: str | None = option("the demo world (default: that of the cases)", None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        metric, device, download = self.metric, self.device or "cpu", self.download
+        if (metric == "preference") != (self.model is not None):
             raise JudgeError('a model is given for the measure "preference", and only there')
-        self.metric, self.name = metric, None if model is None else str(model)
         self._about: dict[str, Any] = {}
         if metric == "demo":
             self._scores = self._demo()
         elif metric == "preference":
-            self._scores = _one_by_one(self._preference(str(model), device or "cpu", download))
+            self._scores = _one_by_one(self._preference(str(self.model), device, download))
         else:
-            self._scores = _one_by_one(self._pyiqa(metric, device or "cpu", download))
+            self._scores = _one_by_one(self._pyiqa(metric, device, download))
 
     def about(self) -> dict[str, Any]:
         """Which measure, by which weights."""
-        return {"kind": "metrics", "version": 1, "metric": self.metric, "model": self.name, **self._about}
+        model = None if self.model is None else str(self.model)
+        return {"kind": "metrics", "version": 1, "metric": self.metric, "model": model, **self._about}
 
-    def read(self, items: Sequence[Item]) -> Iterator[Answer]:
+    def refuses(self, case: Case) -> str | None:
+        """A demo world's measure: whether the case is of another world."""
+        if self.metric != "demo":
+            return None
+        of = world_of(self.world)
+        ours = case.object in of.objects and (case.world or FIRST) == of.name
+        return None if ours else "not a case of the demo world"
+
+    def read(self, items: Sequence[Exhibit]) -> Iterator[Answer]:
         """Answers as they are measured."""
         for item, score, quality in self._scores(items):
             if isinstance(score, str):
@@ -93,12 +104,10 @@ class MetricJudge:
                 yield item.judged(quality=round(quality, 6), details={"score": round(score, 6)})
 
     def _demo(self) -> _Scores:
-        from .oracle import load, readings
-
-        oracle = load()
+        oracle = load(world_of(self.world))
         self._about = {"oracle_sha256": oracle.fingerprint, "threshold": oracle.threshold}
 
-        def scores(items: Sequence[Item]) -> _Scored:
+        def scores(items: Sequence[Exhibit]) -> _Scored:
             for item, reading, i in readings(oracle, items):
                 quality = reading if isinstance(reading, str) else float(reading.quality[i])
                 yield item, quality, quality if isinstance(quality, float) else 0.0
@@ -110,12 +119,9 @@ class MetricJudge:
         from transformers import AutoModel, AutoProcessor
 
         where: dict[str, Any] = {"local_files_only": not download}
-        try:
+        with loading("scorer", name, download):
             processor: Any = AutoProcessor.from_pretrained(name, **where)
             net = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **where)
-        except Exception as error:  # files of other people: there is no list of what they raise
-            hint = "" if download or Path(name).exists() else "; an id is fetched with --download"
-            raise JudgeError(f"the scorer {name} cannot be loaded: {_line(error)}{hint}") from error
         if not hasattr(net, "get_text_features"):
             raise JudgeError(
                 f"the scorer {name} is a {type(net).__name__}; one with text and image features is needed"
