@@ -14,6 +14,7 @@ from .common import Problem
 from .demo import demo
 from .generate import generate
 from .info import info
+from .judge import judge
 from .models import models
 from .ui import ui
 
@@ -22,7 +23,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="vsf",
     help="Negative prompts for few-step image generators, inside attention.\n\n"
-    "Start here:  [bold]vsf generate \"a red bike\" --negative wheels --compare[/bold]",
+    'Start here:  [bold]vsf generate "a red bike" --negative wheels --compare[/bold]',
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -33,6 +34,7 @@ app.command()(ui)
 app.command()(info)
 app.add_typer(demo, name="demo")
 app.add_typer(bench, name="bench")
+app.add_typer(judge, name="judge")
 
 # The base of all usage errors (unknown option, missing argument), wherever typer keeps it.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

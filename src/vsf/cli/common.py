@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ..demo.settings import RECOMMENDED
-from ..guidance import METHODS, Guidance, Knob, knobs
+from ..demo.models import MODELS
+from ..grammar import unknown
+from ..guidance import EVERY, METHODS, Guidance, Knob, knobs, make_method, read_settings
 
-if TYPE_CHECKING:
-    from ..presets import Preset
+_T = TypeVar("_T")
 
 __all__ = [
-    "Problem", "block_text", "choose", "given_knobs", "make_guidance", "progress_bar", "quiet_libraries", "with_knobs",
-    "writable",
+    "Problem", "choose", "flag", "make_guidance", "opt", "progress_bar", "read_flag", "spelled", "with_flags",
+    "with_knobs", "writable",
 ]  # fmt: skip
 
 
@@ -50,27 +48,11 @@ def _option(name: str, by_method: dict[str, Knob]) -> inspect.Parameter:
         help = f"{some.help} (default {some.default:g})"
     else:
         help = "; ".join(f"{label}: {knob.help} (default {_word(knob.default)})" for label, knob in by_method.items())
-    if "vsf" in by_method and getattr(RECOMMENDED, name) != by_method["vsf"].default:
-        help += f"; vsf on the demo model: {_word(getattr(RECOMMENDED, name))}"
-    option = typer.Option(
-        f"--{name}",
-        help=help,
-        metavar="|".join(some.choices) or "NUMBER",
-        rich_help_panel="Settings of the method",
-        show_default=False,
-    )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
-
-
-def _blocks() -> inspect.Parameter:
-    option = typer.Option(
-        "--blocks",
-        help="numbers of the transformer blocks that are guided, such as 0-18,24 (default all)",
-        metavar="LIST",
-        rich_help_panel="Settings of the method",
-        show_default=False,
-    )
-    return inspect.Parameter("blocks", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
+    for model in MODELS.values():
+        label, own = model.recommended.label, getattr(model.recommended, name, None)
+        if label in by_method and own != by_method[label].default:
+            help += f"; {label} on the model {model.name}: {_word(own)}"
+    return flag(name, str, help, "Settings of the method", metavar="|".join(some.choices) or "NUMBER")
 
 
 def _word(value: Any) -> str:
@@ -79,96 +61,62 @@ def _word(value: Any) -> str:
 
 def with_knobs(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command with `**given` one option per knob of all methods."""
+    blocks = "numbers of the transformer blocks that are guided, such as 0-18,24 (default all)"
+    return with_flags(
+        command,
+        *(_option(name, by_method) for name, by_method in _all_knobs().items()),
+        flag("blocks", str, blocks, "Settings of the method", metavar="LIST"),
+    )
+
+
+def spelled(name: str) -> str:
+    """A name as a flag."""
+    return "--" + name.replace("_", "-")
+
+
+def opt(help: str, *names: str, panel: str | None = None, **more: Any) -> Any:
+    """An option of a command whose help says what it is where it is not given; under a heading of the help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def flag(name: str, kind: Any, help: str, panel: str, *names: str, **more: Any) -> inspect.Parameter:
+    """A flag that may be left out, `--NAME` or `names`, under a heading of the help; then its value is None."""
+    hint = Annotated[kind | None, opt(help, *(names or (spelled(name),)), panel=panel, **more)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def with_flags(command: Callable[..., Any], *flags: inspect.Parameter) -> Callable[..., Any]:
+    """Give a command with `**given` these flags."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [*(_option(name, by_method) for name, by_method in _all_knobs().items()), _blocks()]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options
+    parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *flags]
     setattr(command, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 
-def choose(what: str, given: str, allowed: list[str]) -> str:
+def choose(what: str, given: str, allowed: Sequence[str]) -> str:
     """`given` if it is allowed. Raises Problem with the nearest valid name."""
     if given in allowed:
         return given
-    near = difflib.get_close_matches(given.lower(), allowed, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise Problem(f"unknown {what} {given!r}; allowed: {', '.join(allowed)}{hint}")
+    raise Problem(unknown(what, given, allowed))
 
 
-def given_knobs(method: str, given: dict[str, str | None]) -> dict[str, Any]:
-    """The values that were given on the command line. Raises Problem for a knob the method does not have."""
-    own = knobs(METHODS[method])
-    values: dict[str, Any] = {}
-    for name, text in given.items():
-        if text is None:
-            continue
-        if name == "blocks" and METHODS[method].negative in ("keys", "branch"):
-            values[name] = _block_numbers(text)
-            continue
-        if name not in own:
-            # CFG has the fields start and stop like every method, but the pipeline that runs it does not.
-            has = ["--" + k for k in own if METHODS[method].negative != "pipeline" or k not in ("start", "stop")]
-            has = f"it has {', '.join(has)}" if METHODS[method].negative != "none" else "it has none"
-            raise Problem(f"method {method} has no setting --{name}; {has}")
-        if own[name].choices:
-            values[name] = text
-        elif own[name].optional and text.lower() in ("none", "off"):
-            values[name] = None
-        else:
-            try:
-                values[name] = float(text)
-            except ValueError:
-                also = ", or none" if own[name].optional else ""
-                raise Problem(f"--{name} is {text!r}; allowed: a number{also}") from None
-    return values
-
-
-def _block_numbers(text: str) -> tuple[int, ...] | None:
-    if text.strip().lower() == "all":
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
-            raise Problem(f"--blocks is {text!r}; allowed: numbers and ranges such as 0-18,24, or all")
-        if dash and int(last) < int(first):
-            raise Problem(f"--blocks is {text!r}; the range {part.strip()} ends before it begins")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(sorted(set(found)))
-
-
-def block_text(blocks: tuple[int, ...]) -> str:
-    """The text that `--blocks` reads as these numbers."""
-    runs: list[list[int]] = []
-    for block in sorted(set(blocks)):
-        if runs and runs[-1][-1] == block - 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs) or "none"
-
-
-def make_guidance(method: str, values: dict[str, Any], demo: bool, preset: Preset | None = None) -> Guidance:
-    """The method with the given values over its defaults; VSF starts from what is recommended for the model."""
+def read_flag(read: Callable[[str, str], _T], text: str | None, flag: str) -> _T | None:
+    """What a grammar reads from the text of a flag, if it was given. Raises Problem, which names the flag."""
     try:
-        if preset is not None and method == "vsf":
-            return _over(preset.guidance(), values)
-        if demo and method == RECOMMENDED.label:
-            return _over(RECOMMENDED, values)
-        return METHODS[method](**values)
-    except (ValueError, TypeError) as error:
+        return None if text is None else read(text, flag)
+    except ValueError as error:
         raise Problem(str(error)) from error
 
 
-def _over(base: Guidance, values: dict[str, Any]) -> Guidance:
-    """The given values over those of `base`; an end of its range that the given other end rules out is let go."""
-    if "start" in values and "stop" not in values and values["start"] >= base.stop:
-        values = values | {"stop": 1.0}
-    if "stop" in values and "start" not in values and values["stop"] <= base.start:
-        values = values | {"start": 0.0}
-    return replace(base, **values)
+def make_guidance(method: str, given: Mapping[str, str | None], base: Guidance | None = None) -> Guidance:
+    """The method with the settings that were given as flags, over those of `base` (see `make_method`). Raises Problem."""
+    try:
+        texts = {name: text for name, text in given.items() if text is not None}
+        return make_method({"method": method, **read_settings(EVERY[method], texts, spelled)}, base)
+    except (ValueError, TypeError) as error:
+        raise Problem(str(error)) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -186,23 +134,6 @@ def writable(path: Path, *suffixes: str) -> Path:
             return path
     except OSError as error:
         raise Problem(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
-
-
-def quiet_libraries() -> None:
-    """No progress bars and notices of the model libraries between ours."""
-    import logging as python_logging
-    import warnings
-
-    # Optional packages that announce at import what they could not load.
-    for name in ("torchao", "torch.utils._pytree"):
-        python_logging.getLogger(name).setLevel(python_logging.ERROR)
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    for logging in (diffusers.utils.logging, transformers.utils.logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 @contextmanager

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..guidance import METHODS
-from .common import Problem, choose, given_knobs, make_guidance, progress_bar, say, with_knobs, writable
+from ..demo.models import MODELS
+from ..demo.training import TRAININGS
+from ..demo.worlds import FIRST, WORLDS
+from ..guidance import EVERY, METHODS
+from ..loading import DEMO, recommended
+from .common import Problem, choose, make_guidance, opt, progress_bar, say, with_knobs, writable
 from .generate import as_problems, load
+
+if TYPE_CHECKING:
+    from ..demo.models import DemoModel
+    from ..demo.worlds import World
 
 demo = typer.Typer(help="The embedded world and its model: see it, measure it, make it again.", no_args_is_help=True)
 
-_Model = Annotated[str, typer.Option(help="demo, or the folder of another model of this world.", metavar="MODEL")]
-_Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...", show_default=False)]
-_Json = Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.", show_default=False)]
-_Oracle = Annotated[
-    Path | None, typer.Option("--oracle", help="Folder of another judge than the shipped one.", show_default=False)
+_Model = Annotated[
+    str, typer.Option(help=f"{', '.join(MODELS)}, or the folder of one trained likewise.", metavar="MODEL")
 ]
+_Device = Annotated[str | None, opt("cpu, cuda, ...")]
+_Json = Annotated[Path | None, opt("Also write everything to this file.", "--json")]
+_Oracle = Annotated[Path | None, opt("Folder of another judge than the shipped one.", "--oracle")]
 
 
-def _oracle(folder: Path | None) -> Any:
-    from ..demo.oracle import OracleError, load_oracle
+def _oracle(world: World, folder: Path | None) -> Any:
+    from ..demo.worlds import OracleError
 
     try:
-        return load_oracle(folder)
+        return world.load_oracle(folder)
     except OracleError as error:
         raise Problem(str(error)) from error
 
 
-def _demo_pipe(model: str, device: str | None) -> Any:
-    from ..draw import is_demo
+def _demo_pipe(model: str, device: str | None) -> tuple[Any, DemoModel]:
+    """The pipeline of a demo model or of a folder of one, and its record."""
+    from ..demo.models import model_of
 
     pipe = load(model, device, None)
-    if not is_demo(pipe):
-        raise Problem(f"the model in {model} does not speak the demo world's vocabulary")
-    return pipe
+    record = model_of(pipe)
+    if record is None:
+        raise Problem(f"the model in {model} does not speak the vocabulary of a demo world")
+    return pipe, record
 
 
 def _write_json(path: Path, data: Any) -> None:
-    from ..images import write_whole
+    from ..files import json_bytes, write_whole
 
     try:
-        write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+        write_whole(path, json_bytes(data, 1))
     except OSError as error:
         raise Problem(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -55,8 +64,8 @@ def show(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("demo.png"),
     method: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = "vsf",
-    seed: Annotated[int, typer.Option(min=0, help="Other noise.")] = 0,
-    model: _Model = "demo",
+    seed: Annotated[int, typer.Option(help="Other noise.", min=0)] = 0,
+    model: _Model = DEMO,
     device: _Device = None,
     **given: str | None,
 ) -> None:
@@ -66,17 +75,18 @@ def show(
     """
     from ..images import save_png
 
-    label = choose("method", method, list(METHODS))
-    guidance = make_guidance(label, given_knobs(label, given), True)
+    method = choose("method", method, list(EVERY))
+    make_guidance(method, given, recommended(model))  # complain before anything is loaded
     writable(out, ".png")
-    pipe = _demo_pipe(model, device)
-    from ..demo.settings import SHOWN
-    from ..demo.show import show as draw_sheet
+    pipe, record = _demo_pipe(model, device)
+    guidance = make_guidance(method, given, record.recommended)
+    from ..show import show as draw_sheet
 
-    with as_problems(), progress_bar("drawing", len(SHOWN)) as progress:
-        picture = draw_sheet(pipe, guidance, seed=seed, progress=progress)
+    with as_problems(), progress_bar("drawing", len(record.shown)) as progress:
+        picture = draw_sheet(pipe, record, guidance, seed, progress)
+    shown = [(entry.prompt, entry.negative, entry.seed) for entry in record.shown]
     try:
-        save_png(picture, out, {"guidance": guidance.settings(), "seed": seed, "model": model, "shown": SHOWN})
+        save_png(picture, out, {"guidance": guidance.settings(), "seed": seed, "model": model, "shown": shown})
     except OSError as error:
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error
     say(str(out))
@@ -86,27 +96,31 @@ def show(
 def render(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("world.png"),
-    n: Annotated[int, typer.Option("--n", min=1, max=400, help="Number of scenes.")] = 32,
-    columns: Annotated[int, typer.Option(min=1, max=40, help="Scenes side by side.")] = 8,
-    size: Annotated[int, typer.Option(min=16, max=512, help="Pixels a side before enlarging.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Other scenes.")] = 0,
+    n: Annotated[int, typer.Option("--n", help="Number of scenes.", min=1, max=400)] = 32,
+    columns: Annotated[int, typer.Option(help="Scenes side by side.", min=1, max=40)] = 8,
+    size: Annotated[int, typer.Option(help="Pixels a side before enlarging.", min=16, max=512)] = 128,
+    seed: Annotated[int, typer.Option(help="Other scenes.", min=0)] = 0,
+    world: Annotated[str, typer.Option(help=f"One of {', '.join(WORLDS)}.")] = FIRST,
 ) -> None:
-    """Draw scenes of the world with their captions: what the model was trained on.
+    """Draw scenes of a world with their captions: what its models were trained on. Of a clip, three of its frames.
 
     vsf demo render --n 32 --out world.png
     """
+    choose("world", world, list(WORLDS))
     writable(out, ".png")
     import numpy as np
     from PIL import Image
 
-    from ..demo import world
+    from ..demo.worlds import world as record_of
     from ..images import Card, save_png, sheet
 
-    rng = np.random.default_rng(seed)
+    rng, code = np.random.default_rng(seed), record_of(world).code
     cards: list[Card] = []
     while len(cards) < n:
-        for scene, caption in world.training_pair(rng)[: n - len(cards)]:
-            cards.append(Card(caption, None, [("", Image.fromarray(world.render(scene, size)))]))
+        for scene, caption in code.training_pair(rng)[: n - len(cards)]:
+            drawn = code.render(scene, size)
+            frames = [drawn] if drawn.ndim == 3 else [drawn[0], drawn[len(drawn) // 2], drawn[-1]]
+            cards.append(Card(caption, None, [("", Image.fromarray(frame)) for frame in frames]))
     save_png(sheet(cards, columns), out, {"render": n, "seed": seed})
     say(str(out))
 
@@ -114,108 +128,96 @@ def render(
 @demo.command()
 def train(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; an interrupted run goes on.")] = Path(
-        "out/demo"
-    ),
-    recipe: Annotated[Path | None, typer.Option(help="Another recipe file (TOML).", show_default=False)] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop the transformer's training after so long.", show_default=False)
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(TRAININGS)}.")] = "sd3",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the run; an interrupted run goes on.", show_default="out/MODEL"),
     ] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of rendered rows and latents; models share it.")] = Path(
+        "out/demo-cache"
+    ),
+    recipe: Annotated[Path | None, opt("Another recipe file (TOML).")] = None,
+    minutes: Annotated[float | None, opt("Stop the transformer's training after so long.", min=0.01)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     device: _Device = None,
 ) -> None:
-    """Make the demo model from nothing.
+    """Make a demo model again; sd3 from nothing, flux from the rows, autoencoder and predictions of that.
 
-    vsf demo train --out out/demo
+    vsf demo train
 
-    Loss curve, sample sheets and checkpoints appear in the folder as it goes; the model ends in FOLDER/weights.
+    vsf demo train --model flux
+
+    Loss curve, sample sheets and checkpoints appear in the folder as it goes; the model ends in FOLDER/weights. Ctrl-C
+    or a kill stop it; the same command goes on.
     """
-    from ..demo.model import Recipe
+    from ..demo.training import training
+    from ..demo.training.recipes import read_recipe
+    from ..loading import usable_device
 
+    name = choose("model", model, list(TRAININGS))
+    kind, run = training(name)
     try:
-        chosen = Recipe.load(recipe)
+        chosen = read_recipe(kind, name, recipe)
     except OSError as error:
         raise Problem(f"cannot read the recipe {recipe}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, TypeError) as error:
         raise Problem(f"the recipe {recipe} cannot be used: {error}") from error
-    from ..demo.train import train as run
-
+    folder = out or Path("out") / name
     with as_problems():
+        place = usable_device(device)
         try:
-            say(str(run(chosen, out, minutes, resume=not fresh, device=device)))
+            say(str(run(chosen, folder, cache, minutes, resume=not fresh, device=place)))
+        except FloatingPointError as error:
+            raise Problem(str(error)) from error
         except OSError as error:
-            raise Problem(f"cannot write in {out}: {error.strerror or error}") from error
+            raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
 
 
 @demo.command()
 def gate(
     *,
-    n: Annotated[int, typer.Option("--n", min=1, max=2000, help="Held-out combinations, four captions each.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Other captions and noise.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 8,
-    model: _Model = "demo",
+    n: Annotated[int, typer.Option("--n", help="Held-out combinations, four captions each.", min=1, max=2000)] = 200,
+    seed: Annotated[int, typer.Option(help="Other captions and noise.", min=0)] = 0,
+    split: Annotated[
+        str | None, typer.Option(help="Only dev (to choose settings) or test (to report).", show_default="both")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", min=1, show_default="the model's")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="The pipeline's own.", min=0, show_default="the model's")
+    ] = None,
+    model: _Model = DEMO,
     device: _Device = None,
     oracle: _Oracle = None,
     json_file: _Json = None,
 ) -> None:
-    """Measure whether the demo model draws what captions say; exit code 1 if it does not pass.
+    """Measure whether a demo model draws what captions say; exit code 1 if it does not pass.
 
     vsf demo gate --json gate.json
+
+    vsf demo gate --model out/sd3/weights --split test
     """
     if json_file is not None:
         writable(json_file, ".json")
-    judge, pipe = _oracle(oracle), _demo_pipe(model, device)
+    splits = ("dev", "test") if split is None else (choose("split", split, ["dev", "test"]),)
+    pipe, record = _demo_pipe(model, device)
+    world = record.of_world()
+    judge = _oracle(world, oracle)
     from rich.console import Console
 
-    from ..demo.gate import gate_table, run_gate
+    from ..demo.gate import about, gate_table, run_gate, unguided
+    from ..libraries import quiet
 
-    with progress_bar("gate", 4 * n) as progress, as_problems():
-        report = run_gate(pipe, judge, n, seed, steps=steps, progress=progress)
+    steps, scale = steps or record.steps, record.guidance_scale if guidance_scale is None else guidance_scale
+    facts = {"model": record.name, "steps": steps, "guidance_scale": scale, **about(pipe, judge)}
+    with quiet(pipe), progress_bar("gate", 4 * n) as progress, as_problems():
+        report = run_gate(
+            unguided(pipe, record, steps, scale), world, judge, n, seed, splits=splits, about=facts, progress=progress
+        )
     Console().print(gate_table(report))
     if json_file is not None:
         _write_json(json_file, report.to_dict())
     if not report.passed:
         raise typer.Exit(1)
-
-
-@demo.command(name="eval")
-@with_knobs
-def evaluate(
-    *,
-    method: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = "vsf",
-    cases: Annotated[int, typer.Option("--cases", min=1, help="Number of cases.")] = 100,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Noises per case.")] = 2,
-    split: Annotated[str, typer.Option(help="dev (to choose settings) or test (to report).")] = "dev",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 8,
-    model: _Model = "demo",
-    device: _Device = None,
-    oracle: _Oracle = None,
-    json_file: _Json = None,
-    **given: str | None,
-) -> None:
-    """Measure a method on held-out cases: part gone, picture kept, with an unrelated negative as the control.
-
-    vsf demo eval --method vsf --scale 2 --cases 60
-
-    vsf demo eval --method nag --split test --json nag.json
-    """
-    from ..demo.evaluate import demo_cases, eval_table
-    from ..demo.evaluate import evaluate as run
-
-    label = choose("method", method, list(METHODS))
-    chosen = make_guidance(label, given_knobs(label, given), True)
-    if json_file is not None:
-        writable(json_file, ".json")
-    with as_problems():
-        rows = demo_cases(split, cases)
-    judge, pipe = _oracle(oracle), _demo_pipe(model, device)
-    with progress_bar("drawing and judging", 2 * cases * seeds) as progress, as_problems():
-        result = run(pipe, judge, chosen, rows, tuple(range(seeds)), steps, progress=progress)
-    from rich.console import Console
-
-    Console().print(eval_table([result], f"{cases} {split} cases x {seeds} seeds, 95 % intervals clustered by case"))
-    if json_file is not None:
-        _write_json(json_file, result.to_dict())
 
 
 @demo.command(name="train-oracle")
@@ -224,8 +226,8 @@ def train_oracle(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the judge's weights and figures.")] = Path(
         "out/oracle"
     ),
-    samples: Annotated[int, typer.Option(min=1000, help="Pictures seen.")] = 220_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    samples: Annotated[int, typer.Option(help="Pictures seen.", min=1000)] = 220_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything.", min=0)] = 0,
 ) -> None:
     """Train the judge of demo pictures from nothing and measure it on held-out renders."""
     from ..demo.oracle import train_oracle as run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,38 +12,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..guidance import METHODS
-from ..prompt import join_negatives, parse_negative, split_prompt
+from ..demo.models import MODELS
+from ..grammar import parse_size
+from ..guidance import EVERY, METHODS, VARIANTS, blocks_text
+from ..libraries import install
+from ..loading import DEMO, DTYPES
+from ..prompt import describe_negative, join_negatives, parse_negative, split_prompt
 from .common import (
     Problem,
-    block_text,
     choose,
-    given_knobs,
     make_guidance,
+    opt,
     progress_bar,
-    quiet_libraries,
+    read_flag,
     say,
+    spelled,
     warn,
     with_knobs,
     writable,
 )
 
 if TYPE_CHECKING:
+    from ..demo.worlds import World
     from ..draw import Drawn, Request
-    from ..presets import Preset
 
-DTYPES = ["float32", "bfloat16", "float16"]
 _MODEL = "Model"
 _VIDEOS = (".gif", ".mp4")
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise Problem(f"--size is {text!r}; allowed: a number of pixels such as 64, or WIDTHxHEIGHT such as 1024x768")
-    return int(sides[0]), int(sides[-1])
 
 
 def _picture(file: Path, mode: str) -> Any:
@@ -60,14 +53,6 @@ def _picture(file: Path, mode: str) -> Any:
     return picture
 
 
-def _dtype(text: str | None) -> Any:
-    if text is None:
-        return None
-    import torch
-
-    return getattr(torch, choose("dtype", text, DTYPES))
-
-
 @contextmanager
 def as_problems() -> Iterator[None]:
     """What the library says about bad input, as one sentence, and about settings without effect as a warning."""
@@ -76,16 +61,19 @@ def as_problems() -> Iterator[None]:
     import torch
 
     from ..arch import UnsupportedModel
-    from ..draw import ModelError
     from ..guide import NothingGuided
+    from ..loading import ModelError, OtherPipeline
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        warn(str(message)) if issubclass(category, NothingGuided) else shown(message, category, *where, **more)
+        warn(str(message)) if issubclass(category, (NothingGuided, OtherPipeline)) else shown(
+            message, category, *where, **more
+        )
 
     shown = warnings.showwarning
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", NothingGuided)
+            for ours in (NothingGuided, OtherPipeline):
+                warnings.simplefilter("always", ours)
             warnings.showwarning = show
             yield
     except (ValueError, TypeError, UnsupportedModel, ModelError) as error:
@@ -94,40 +82,21 @@ def as_problems() -> Iterator[None]:
         raise Problem("out of memory; try a smaller --size, a smaller --n, or --dtype bfloat16") from error
 
 
-def load(
-    model: str,
-    device: str | None,
-    dtype: Any,
-    download: bool = False,
-    preset: Preset | None = None,
-    model_path: Path | None = None,
-    loras: bool = True,
-) -> Any:
-    """A pipeline for a command, with the libraries' own chatter off; of a preset with its scheduler and LoRA."""
-    if not download:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+def load(model: str, *args: Any, **kwargs: Any) -> Any:
+    """`vsf.loading.load_model` for a command, with a sign of life."""
     with progress_bar(f"loading {model}"), as_problems():
-        from ..draw import load_model
+        from ..loading import load_model
 
-        quiet_libraries()
-        if preset is None:
-            return load_model(model, device, dtype, download)
-        pipe = load_model(preset.checkpoint if model_path is None else str(model_path), device, dtype, download)
-        if type(pipe).__name__ != preset.pipeline:
-            warn(f"the preset {preset.name} is for {preset.pipeline}; this is {type(pipe).__name__}")
-        preset.prepare(pipe, loras, download)
-        return pipe
+        return load_model(model, *args, **kwargs)
 
 
-def warn_of_unknown_words(*texts: str) -> None:
-    """Say which words the demo model has never seen, and which it knows."""
-    from ..demo.model import known_words, unknown_words
-
-    unknown = unknown_words(list(texts))
+def warn_of_unknown_words(world: World, *texts: str) -> None:
+    """Say which words no model of a demo world has ever seen, and which it knows."""
+    unknown = world.unknown_words(texts)
     if unknown:
         words = ", ".join(repr(w) for w in unknown)
         warn(f"the demo model does not know {words}; to it they are all one unknown word")
-        warn(f"it knows these words: {' '.join(known_words())}")
+        warn(f"it knows these words: {' '.join(world.vocabulary)}")
 
 
 @with_knobs
@@ -136,87 +105,63 @@ def generate(
     *,
     negative: Annotated[
         str | None,
-        typer.Option(
+        opt(
+            'What should not be in it; with weights and times: "wheels:2, \\[chain:0.2,0.6]".',
             "--negative",
             "-N",
             metavar="TEXT",
-            help='What should not be in it; with weights: "wheels:2, chain".',
-            show_default=False,
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)} (default vsf).", show_default=False)
+        str | None,
+        opt(f"One of {', '.join(METHODS)} (default vsf); of VSF also {', '.join(VARIANTS)}.", "--method", "-m"),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also draw without the negative, from the same noise, side by side.")
     ] = False,
-    map: Annotated[bool, typer.Option("--map", help="Show where the negative acted beside the picture (vsf).")] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Denoising steps (default: the preset's, else 8).", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise; picture i has seed + i.")] = 0,
-    n: Annotated[int, typer.Option("--n", min=1, max=256, help="Number of pictures.")] = 1,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="PIXELS|WxH", help="Size of a picture (default: the model's own).", show_default=False),
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, max=10_000, help="Frames of a video (default: the model's own).", show_default=False),
-    ] = None,
+    map: Annotated[
+        bool, typer.Option("--map", help="Show where the negative acted beside the picture (vsf).")
+    ] = False,
+    steps: Annotated[int | None, opt("Denoising steps (default: the model's, else 8).", min=1, max=1000)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; picture i has seed + i.", min=0)] = 0,
+    n: Annotated[int, typer.Option("--n", help="Number of pictures.", min=1, max=256)] = 1,
+    size: Annotated[str | None, opt("Size of a picture (default: the model's own).", metavar="PIXELS|WxH")] = None,
+    frames: Annotated[int | None, opt("Frames of a video (default: the model's own).", min=1, max=10_000)] = None,
     image: Annotated[
-        Path | None,
-        typer.Option(help="Picture to edit, to fill or to set in motion, where the model does that.", show_default=False),
+        Path | None, opt("Picture to edit, to fill or to set in motion, where the model does that.")
     ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="Where to draw anew (white) in that picture, for models that fill.", show_default=False),
-    ] = None,
+    mask: Annotated[Path | None, opt("Where to draw anew (white) in that picture, for models that fill.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        opt(
+            "PNG, for video models GIF or MP4 (default vsf.png, vsf.gif); with --n several, named by seed.",
             "--out",
             "-o",
-            help="PNG, for video models GIF or MP4 (default vsf.png, vsf.gif); with --n several, named by seed.",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
         str,
         typer.Option(
-            help="demo, a preset (see vsf models), a folder, or an id (owner/name).",
+            help=f"{', '.join(MODELS)}, a preset (see vsf models), a folder, or an id (owner/name).",
             metavar="MODEL",
             rich_help_panel=_MODEL,
         ),
-    ] = "demo",
-    model_path: Annotated[
-        Path | None,
-        typer.Option(help="The folder to load a preset's model from.", show_default=False, rich_help_panel=_MODEL),
-    ] = None,
+    ] = DEMO,
+    model_path: Annotated[Path | None, opt("The folder to load a preset's model from.", panel=_MODEL)] = None,
     no_lora: Annotated[
         bool,
         typer.Option("--no-lora", help="Leave a preset's LoRA out (it is in the weights).", rich_help_panel=_MODEL),
     ] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch an id from its hub.", rich_help_panel=_MODEL)] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ... (default: cuda if there).", show_default=False, rich_help_panel=_MODEL)
-    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch an id from its hub.", rich_help_panel=_MODEL)
+    ] = False,
+    device: Annotated[str | None, opt("cpu, cuda, ... (default: cuda if there).", panel=_MODEL)] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(DTYPES)} (default: bfloat16 on cuda, else float32).",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
+        str | None, opt(f"{', '.join(DTYPES)} (default: bfloat16 on cuda, else float32).", panel=_MODEL)
     ] = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(
-            help="The pipeline's own (default: the preset's, else 0, which few-step models take).",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
+        opt("The pipeline's own (default: the model's, else 0, which few-step models take).", panel=_MODEL),
     ] = None,
     **given: str | None,
 ) -> None:
@@ -228,16 +173,17 @@ def generate(
 
     vsf generate "a yellow face" -N glasses --scale 2 --normalize 1 -o face.png
 
-    vsf generate "a blue house" -N "windows:2, chimney:0.5" --n 4
+    vsf generate "a blue house" -N "windows:2, \\[chimney:0.2,0.6]" --n 4
 
     vsf generate "a blue house" -N windows --method nag --tau 3
 
     vsf generate "an old man playing poker" -N cards --model sd3.5-large-turbo --download
     """
-    from ..draw import DEMO
+    from ..draw import Request, draw, schedule_of, settings_of
+    from ..loading import named, recommended
     from ..presets import PRESETS
 
-    preset = PRESETS.get(model)
+    known, preset = named(model), PRESETS.get(model)
     if preset is None and (model_path is not None or no_lora):
         name = "--no-lora" if model_path is None else "--model-path"
         raise Problem(f"{name} goes with a preset; --model is {model!r}; see vsf models")
@@ -245,45 +191,43 @@ def generate(
         raise Problem(f"{preset.name} starts from a picture; give it with --image FILE")
     if model_path is not None and not model_path.is_dir():
         raise Problem(f"--model-path is {model_path}, which is no folder")
-    steps = steps or (8 if preset is None else preset.steps)
-    extra: dict[str, Any] = {} if preset is None else dict(preset.call)
-    if preset is not None and steps != preset.steps:
-        extra = {k: v for k, v in extra.items() if k not in ("timesteps", "sigmas")}
+    own_steps, own_scale = (8, 0.0) if known is None else (known.steps, known.guidance_scale)
+    extra = {} if known is None else schedule_of(known.call, own_steps, steps or own_steps)
     if frames is not None:
         extra["num_frames"] = frames
     for argument, file, mode in (("image", image, "RGB"), ("mask_image", mask, "L")):
         if file is not None:
             extra[argument] = _picture(file, mode)
-    if guidance_scale is None:
-        guidance_scale = 0.0 if preset is None else preset.guidance_scale
 
     try:
         prompt, inline = split_prompt(prompt)
         negative = join_negatives(negative, inline)
-        parse_negative(negative or "")
+        understood = describe_negative(negative)
     except ValueError as error:
         raise Problem(str(error)) from error
-    label = choose("method", method, list(METHODS)) if method else "vsf"
-    values = given_knobs(label, given)
-    make_guidance(label, values, model == DEMO, preset)  # complain before anything is loaded
+    label = choose("method", method, list(EVERY)) if method else "vsf"
+    make_guidance(label, given, recommended(model))  # complain before anything is loaded
     if not (negative and negative.strip()):
         wanted = "--compare" if compare else "--map" if map else "--method" if method not in (None, "none") else None
-        wanted = wanted or next((f"--{name}" for name in values), None)
+        wanted = wanted or next((spelled(name) for name, text in given.items() if text is not None), None)
         if wanted:
             raise Problem(f"{wanted} needs --negative TEXT: what should not be in the picture")
-    elif map and label != "vsf":
+    elif map and not EVERY[label].has_map:
         raise Problem(f"--map shows where VSF acts; it is not defined for {label}")
     if out is not None:
-        writable(out, *(_VIDEOS if preset is not None and preset.video else (".png", *_VIDEOS)))
-    pixels = _size(size)
+        writable(out, *(_VIDEOS if known is not None and known.video else (".png", *_VIDEOS)))
+    pixels = read_flag(parse_size, size, "--size")
     with as_problems():
-        from ..draw import Request, draw, is_demo, settings_of
+        from ..demo.models import model_of
 
+        scale = own_scale if guidance_scale is None else guidance_scale
         request = Request(
-            prompt, negative, steps=steps, seed=seed, n=n, size=pixels, guidance_scale=guidance_scale, extra=extra
+            prompt, negative, steps=steps or own_steps, seed=seed, n=n, size=pixels, guidance_scale=scale, extra=extra
         )
+    if understood is not None:
+        say(f"not wanted: {understood}")
     start = time.perf_counter()
-    pipe = load(model, device, _dtype(dtype), download, preset, model_path, not no_lora)
+    pipe = load(model, device, dtype, download, path=model_path, loras=not no_lora)
     video = "num_frames" in inspect.signature(type(pipe).__call__).parameters
     if frames is not None and not video:
         raise Problem(f"--frames is for video models; {type(pipe).__name__} makes pictures")
@@ -297,24 +241,33 @@ def generate(
         raise Problem(f"--map is for pictures; {type(pipe).__name__} makes videos")
     out = out or writable(Path("vsf.gif" if video else "vsf.png"), ".gif" if video else ".png")
     if video != (out.suffix.lower() in _VIDEOS):
-        makes = f"videos; --out must end with {' or '.join(_VIDEOS)}" if video else "pictures; --out must end with .png"
+        makes = (
+            f"videos; --out must end with {' or '.join(_VIDEOS)}" if video else "pictures; --out must end with .png"
+        )
         raise Problem(f"{type(pipe).__name__} makes {makes}, not {out.name}")
     if video:
         _check_writer(out)
     loaded = time.perf_counter()
-    if is_demo(pipe):
-        warn_of_unknown_words(prompt, *(item.text for item in parse_negative(negative or "")))
-    request = replace(request, guidance=make_guidance(label, values, is_demo(pipe), preset))
-    with as_problems(), progress_bar("drawing", steps) as progress:
+    base = recommended(model)
+    if (record := model_of(pipe)) is not None:
+        warn_of_unknown_words(record.of_world(), prompt, *(item.text for item in parse_negative(negative or "")))
+        if known is None:  # a folder of one
+            known, base = record, record.recommended
+            scale = known.guidance_scale if guidance_scale is None else guidance_scale
+            request = replace(request, steps=steps or known.steps, guidance_scale=scale)
+    request = replace(request, guidance=make_guidance(label, given, base))
+    with as_problems(), progress_bar("drawing", request.steps) as progress:
         drawn = draw(pipe, request, compare, map, progress)
     seconds = time.perf_counter() - loaded
     first = drawn.guided[0]
     settings = settings_of(request, model, pipe, (first[0] if video else first).size)
     if video:
-        files = _save_videos(request, drawn, settings, out, compare, 16 if preset is None else preset.fps)
+        files = _save_videos(request, drawn, settings, out, compare, (known and known.fps) or 16)
     else:
         files = _save(request, drawn, settings, out, compare, map)
-    say(f"{', '.join(map_str(files))}  ({_describe(request)}; {seconds:.2f} s after {loaded - start:.1f} s of loading)")
+    say(
+        f"{', '.join(map_str(files))}  ({_describe(request)}; {seconds:.2f} s after {loaded - start:.1f} s of loading)"
+    )
 
 
 def map_str(files: list[Path]) -> list[str]:
@@ -324,18 +277,16 @@ def map_str(files: list[Path]) -> list[str]:
 
 
 def _describe(request: Request) -> str:
-    from ..demo.evaluate import describe
+    from ..guidance import describe
 
     settings = request.guidance.settings()
     if settings["blocks"] is not None:
-        settings["blocks"] = block_text(settings["blocks"])
+        settings["blocks"] = blocks_text(settings["blocks"])
     return describe(settings) if request.guided else "not guided"
 
 
-def _save(
-    request: Request, drawn: Drawn, settings: dict[str, Any], out: Path, compare: bool, map: bool
-) -> list[Path]:
-    from ..images import save_png
+def _save(request: Request, drawn: Drawn, settings: dict[str, Any], out: Path, compare: bool, map: bool) -> list[Path]:
+    from ..images import compare_sheet, save_png
 
     try:
         if compare or map:
@@ -357,7 +308,7 @@ def _check_writer(out: Path) -> None:
     from ..video import can_write
 
     if not can_write(out.suffix.lower()):
-        raise Problem('writing .mp4 needs imageio-ffmpeg: pip install "vsf[video]", or use .gif')
+        raise Problem(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif")
 
 
 def _save_videos(
@@ -374,19 +325,3 @@ def _save_videos(
     except OSError as error:
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error
     return files
-
-
-def compare_sheet(request: Request, drawn: Drawn) -> Any:
-    """The labelled sheet of one request: per seed without, with, and where it acted, as far as there."""
-    from ..images import Card, overlay, sheet
-
-    shares = drawn.suppression.map().numpy() if drawn.suppression else None
-    cards: list[Card] = []
-    for i, picture in enumerate(drawn.guided):
-        seed = f" (seed {request.seed + i})" if request.n > 1 else ""
-        pictures = [(f"without{seed}", drawn.plain[i])] if drawn.plain else []
-        pictures.append(("with the negative", picture))
-        if shares is not None:
-            pictures.append((f"where it acted (up to {shares[i].max():.0%})", overlay(picture, shares[i])))
-        cards.append(Card(request.prompt, request.negative, pictures))
-    return sheet(cards, columns=1 if request.n == 1 else 2)

@@ -43,12 +43,14 @@ def _table(presets: list[Preset]) -> None:
         status = "published" if p.source["scale"].startswith("published") else "not measured"
         line = Text(f"{p.name:21}", style="bold")
         line.append(
-            f" {p.steps:3} steps  cfg {p.guidance_scale:<3g}  scale {p.scale:<3g}  offset {p.offset:<3g}"
-            f"  {p.layout}",
+            f" {p.steps:3} steps  cfg {p.guidance_scale:<3g}  scale {p.scale:<3g}  offset {p.offset:<3g}  {p.layout}",
             style="not bold",
         )
         console.print(line, highlight=False)
-        parts = [f"{p.checkpoint}  {p.pipeline}  (scale {status})", *(f"+ LoRA {lo.repo} {lo.strength:g}" for lo in p.loras)]
+        parts = [
+            f"{p.checkpoint}  {p.pipeline}  (scale {status})",
+            *(f"+ LoRA {lo.repo} {lo.strength:g}" for lo in p.loras),
+        ]
         parts += ([] if p.few_step else ["not a few-step model"]) + (["needs --image FILE"] if p.needs_image else [])
         for part in parts:
             console.print(Text(f"  {part}", style="dim"), highlight=False, soft_wrap=True)

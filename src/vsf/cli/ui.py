@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import Problem, choose, say, warn
-from .generate import DTYPES
+from ..demo.models import MODELS
+from ..libraries import install, offline_unless
+from ..loading import DEMO, DTYPES
+from .common import Problem, choose, opt, say, warn
 
 _MODEL = "Model"
 
@@ -19,32 +23,30 @@ def ui(
     model: Annotated[
         str,
         typer.Option(
-            help="demo, a preset (see vsf models), a folder, or an id (owner/name).", metavar="MODEL", rich_help_panel=_MODEL
+            help=f"{', '.join(MODELS)}, a preset (see vsf models), a folder, or an id (owner/name).",
+            metavar="MODEL",
+            rich_help_panel=_MODEL,
         ),
-    ] = "demo",
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port (default: from 7860 up; 0: any).", show_default=False)
-    ] = None,
+    ] = DEMO,
+    port: Annotated[int | None, opt("Port (default: from 7860 up; 0: any).", min=0, max=65535)] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None, opt("One more name to be reached by, such as that of a proxy (can be given again).")
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also a public address, through gradio's tunnel.")] = False,
-    label: Annotated[
-        Path | None, typer.Option(help="A benchmark's run directory: adds a tab for blind labelling.", show_default=False)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, ... (default: cuda if there).", show_default=False, rich_help_panel=_MODEL)
-    ] = None,
+    label: Annotated[Path | None, opt("A benchmark's run directory: adds a tab for blind labelling.")] = None,
+    device: Annotated[str | None, opt("cpu, cuda, ... (default: cuda if there).", panel=_MODEL)] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(DTYPES)} (default: bfloat16 on cuda, else float32).", show_default=False,
-                     rich_help_panel=_MODEL),
+        str | None, opt(f"{', '.join(DTYPES)} (default: bfloat16 on cuda, else float32).", panel=_MODEL)
     ] = None,
-    model_path: Annotated[
-        Path | None,
-        typer.Option(help="The folder to load a preset's model from.", show_default=False, rich_help_panel=_MODEL),
-    ] = None,
-    no_lora: Annotated[bool, typer.Option("--no-lora", help="Leave a preset's LoRA out.", rich_help_panel=_MODEL)] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch an id from its hub.", rich_help_panel=_MODEL)] = False,
-) -> None:  # fmt: skip
+    model_path: Annotated[Path | None, opt("The folder to load a preset's model from.", panel=_MODEL)] = None,
+    no_lora: Annotated[
+        bool, typer.Option("--no-lora", help="Leave a preset's LoRA out.", rich_help_panel=_MODEL)
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch an id from its hub.", rich_help_panel=_MODEL)
+    ] = False,
+) -> None:
     """Open a web page to draw with: without and with the negative, and where it acted.
 
     [bold]Examples[/bold]
@@ -63,37 +65,43 @@ def ui(
         raise Problem(f"--model-path is {model_path}, which is no folder")
     if dtype is not None:
         choose("dtype", dtype, DTYPES)
-    if not download:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+    offline_unless(download)
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("torchao", "torch.utils._pytree", "httpx"):  # they announce themselves between our lines
         logging.getLogger(name).setLevel(logging.ERROR)
-    _start(
-        dict(
-            model=model, device=device, dtype=dtype, download=download, no_lora=no_lora,
-            model_path=None if model_path is None else str(model_path), label=None if label is None else str(label),
-        ),
-        host, port, share,
+    options = dict(
+        model=model, device=device, dtype=dtype, download=download, no_lora=no_lora,
+        model_path=None if model_path is None else str(model_path), label=None if label is None else str(label),
     )  # fmt: skip
+    exposed = "everyone who can reach this address can draw with this machine"
+    serve_page(
+        lambda ui: ui.build(ui.Options(**options)), exposed, host=host, port=port, share=share, hosts=allow_host or ()
+    )
 
 
-def _start(options: dict[str, Any], host: str, port: int | None, share: bool) -> None:
+def serve_page(make: Callable[[Any], Any], exposed: str, **where: Any) -> None:
+    """Serve a page until somebody says stop; `make` gets the module `vsf.ui`, `exposed` is said where others can reach it.
+
+    Raises:
+        Problem: gradio is missing, or the page or the address cannot be had.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise Problem('the page needs gradio: pip install "vsf[ui]"') from error
-    from ..draw import ModelError
-    from ..ui import Options, build, serve
+    from ..ui.folder import remove_folder
+    from ..ui.stop import until_told
 
-    try:
-        page = build(Options(**options))
-    except (ModelError, ValueError) as error:
-        raise Problem(str(error)) from error
-    if host not in ("127.0.0.1", "localhost", "::1") or share:
-        warn("everyone who can reach this address can draw with this machine")
-    try:
-        serve(page, host, port, share, lambda address: print(f"vsf ui: {address}   (Ctrl+C stops it)", flush=True))
-    except OSError as error:
-        raise Problem(f"cannot listen at {host}:{port if port is not None else '7860 to 7959'}: {error}") from error
-    say("stopped")
+    with until_told(remove_folder, leave=True):
+        try:
+            import gradio  # noqa: F401
+        except ImportError as error:
+            raise Problem(f"the page needs gradio: {install('ui')}") from error
+        from .. import ui
+        from ..loading import ModelError
+
+        if where["host"] not in ("127.0.0.1", "localhost", "::1") or where.get("share"):
+            warn(exposed)
+        try:
+            ui.serve(make(ui), **where, started=lambda it: print(f"vsf ui: {it}   (Ctrl+C stops it)", flush=True))
+        except (ModelError, ValueError, OSError) as error:
+            raise Problem(str(error)) from error
+    with suppress(OSError):  # the terminal may be gone
+        say("stopped")

@@ -8,41 +8,61 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..common import Problem, progress_bar, say, warn, writable
+from ..common import Problem, opt, progress_bar, say, warn, writable
+from .plans import read_cases
 
 if TYPE_CHECKING:
     from ...bench.cases import CaseSet
-
-
-def _read(name: str) -> CaseSet:
-    from ...bench.cases import load_cases
-
-    try:
-        return load_cases(name)
-    except (OSError, ValueError) as error:
-        raise Problem(str(error)) from error
+    from ...bench.compare import Prior
 
 
 def cases(
     name: Annotated[
-        str | None, typer.Argument(help="neggen, common, demo, or a file; without it, all that come with vsf.")
+        str | None,
+        typer.Argument(
+            help="neggen, common, demo (also neggen-v1, demo-v1), or a file; without it, all that come with vsf."
+        ),
     ] = None,
     *,
     check: Annotated[
         bool, typer.Option("--check", help="List what breaks the rules; exit code 1 if any does.")
     ] = False,
     every: Annotated[bool, typer.Option("--list", help="Show every case with its controls.")] = False,
+    measure: Annotated[
+        Path | None,
+        opt("A judged run with a point without guidance: which negatives its model leaves out anyway.", metavar="RUN"),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", "-j", help="With --measure: whose answers, where several judged.")
+    ] = None,
 ) -> None:
-    """Count, list and check the cases of a set."""
-    from ...bench.cases import SETS, check_rules
+    """Count, list and check the cases of a set; or measure them on what a model draws without guidance.
 
-    sets = [_read(one) for one in ((name,) if name is not None else SETS)]
+    vsf bench generate out/plain --cases neggen --model sd3.5-large-turbo -p none
+
+    vsf bench judge out/plain --judge local --model MODEL
+
+    vsf bench cases --measure out/plain
+    """
+    if judge is not None and measure is None:
+        raise Problem("--judge is of --measure RUN")
+    if measure is not None:
+        if name is not None or check:
+            raise Problem("--measure RUN reads the cases of the run; leave out NAME and --check")
+        _measure(measure, judge, every)
+        return
+    from ...bench.cases import LATEST, SPLITS
+    from ...bench.rules import check_rules
+
+    sets = [read_cases(one) for one in ((name,) if name is not None else LATEST)]
     broken = 0
     for number, one in enumerate(sets):
         if number:
             say("")
         say(f"{one.name}: {len(one)} cases, license {one.license}")
         say(f"hash {one.hash}")
+        groups = [len({one.groups[case.id] for case in one.split(split)}) for split in SPLITS]
+        say(f"statistics count by {one.unit}: {groups[0]} in dev, {groups[1]} in test")
         _counts(one)
         if every:
             _every(one)
@@ -79,6 +99,52 @@ def _counts(cases: CaseSet) -> None:
     Console(width=None if Console().is_terminal else 100, highlight=False).print(table)
 
 
+def _measure(folder: Path, judge: str | None, every: bool) -> None:
+    """What a model draws without guidance: which expected parts are there, and which negatives are absent anyway."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ...bench.compare import priors
+    from ...bench.run import Run, RunError
+    from ...bench.tables import Results, cell
+
+    try:
+        run = Run.open(folder)
+        results = Results.load([run], judge)
+        found = priors(results)
+    except RunError as error:
+        raise Problem(str(error)) from error
+    none = next(name for name, point in results.points.items() if point.method == "none")
+    say(
+        f"{run.cases.name} on {run.plan.model}, without guidance, judged by {results.judge}: {len(found)} of "
+        f"{len(run.plan.cases)} cases, {sum(p.judged for p in found)} pictures"
+    )
+    say(f"object there: {cell(results.interval(none, 'positive'))}; negative absent anyway: "
+        f"{cell(results.interval(none, 'negative'))} (95 %; the last number is how many {results.unit})")  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    table.add_column("category")
+    for title in ("cases", "object there", "negative absent anyway"):
+        table.add_column(title, justify="right")
+    rows: dict[str, list[Prior]] = {}
+    for prior in found:
+        case = results.cases[prior.case]
+        rows.setdefault(case.category, []).append(prior)
+        if case.style is not None:
+            rows.setdefault(f"style: {case.style}", []).append(prior)
+    for title, mine in sorted(rows.items(), key=lambda row: row[0].startswith("style: ")):
+        count = len(mine)
+        there, absent = sum(p.there for p in mine) / count, sum(p.absent for p in mine) / count
+        table.add_row(title, str(count), f"{there:.2f}", f"{absent:.2f}")
+    Console(width=None if Console().is_terminal else 100, highlight=False).print(table)
+    shown = found if every else [p for p in found if p.absent >= 0.5]
+    if not every:
+        say(f"absent anyway in half of the pictures or more: {len(shown) or 'none'}")
+    for prior in sorted(shown, key=lambda p: -p.absent):
+        case = results.cases[prior.case]
+        say(f"{prior.case} [{case.split}] {prior.absent:.2f} of {prior.judged} (object there {prior.there:.2f}): "
+            f"{case.prompt} - {case.negative}")  # fmt: skip
+
+
 def _every(cases: CaseSet) -> None:
     from ...bench.controls import kept, unrelated
 
@@ -96,19 +162,27 @@ def import_(
         Path, typer.Argument(help="JSON list of prompt, missing_element, question_1, question_2.", show_default=False)
     ],
     *,
-    out: Annotated[Path, typer.Option(help="The file of cases (.jsonl).", show_default=False)],
+    out: Annotated[Path, opt("The file of cases (.jsonl).")],
     name: Annotated[str, typer.Option(help="Name of the set.")] = "neggenbench",
     license: Annotated[str, typer.Option(help="License of the file; nothing in it says it.")] = "unknown",
     dev: Annotated[float, typer.Option(help="Share of the cases that become dev.")] = 0.25,
 ) -> None:
     """Read the public NegGenBench file into a file of cases."""
-    from ...bench.cases import check_rules, import_neggenbench, save_cases
+    from ...bench.cases import load_cases, save_cases
+    from ...bench.rules import check_rules
+    from ...bench.taken import import_neggenbench
 
     writable(out, ".jsonl")
     try:
         cases = import_neggenbench(file, name=name, license=license, dev=dev)
     except (OSError, ValueError) as error:
         raise Problem(str(error)) from error
+    try:
+        same = out.exists() and load_cases(str(out)) == cases
+    except (OSError, ValueError):
+        same = False
+    if out.exists() and not same:
+        raise Problem(f"{out} is there already; give another --out")
     save_cases(cases, out)
     say(f"{out}: {len(cases.split('dev'))} dev, {len(cases.split('test'))} test; hash {cases.hash}")
     if broken := len(check_rules(cases)):
@@ -116,42 +190,32 @@ def import_(
 
 
 def write_cases(
-    topic: Annotated[str, typer.Option(help='What the objects are about: "kitchen tools".', show_default=False)],
-    model: Annotated[str, typer.Option(help="The model's name at the endpoint.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The file of cases (.jsonl).", show_default=False)],
+    topic: Annotated[str, opt('What the objects are about: "kitchen tools".')],
+    model: Annotated[str, opt("The model's name at the endpoint.")],
+    out: Annotated[Path, opt("The file of cases (.jsonl).")],
     *,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many cases.")] = 50,
-    base_url: Annotated[
-        str | None, typer.Option(help="The endpoint (default: OPENAI_BASE_URL, or OpenAI's).", show_default=False)
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the set (default: the file's).", show_default=False)
-    ] = None,
+    n: Annotated[int, typer.Option("--n", help="How many cases.", min=1)] = 50,
+    base_url: Annotated[str | None, opt("The endpoint (default: OPENAI_BASE_URL, or OpenAI's).")] = None,
+    name: Annotated[str | None, opt("Name of the set (default: the file's).")] = None,
     license: Annotated[str, typer.Option(help="License of the set.")] = "unknown",
     dev: Annotated[float, typer.Option(help="Share of the cases that become dev.")] = 0.25,
-    per_request: Annotated[int, typer.Option(min=1, help="Cases asked for at a time.")] = 10,
-    requests: Annotated[
-        int | None,
-        typer.Option(min=1, help="HTTP requests at most (default: three times what it takes).", show_default=False),
-    ] = None,
+    per_request: Annotated[int, typer.Option(help="Cases asked for at a time.", min=1)] = 10,
+    requests: Annotated[int | None, opt("HTTP requests at most (default: three times what it takes).", min=1)] = None,
     embedding_model: Annotated[
-        str | None,
-        typer.Option(help="Compare objects by embeddings of this model (default: as strings).", show_default=False),
+        str | None, opt("Compare objects by embeddings of this model (default: as strings).")
     ] = None,
     similar: Annotated[float, typer.Option(help="Similarity from which two objects are the same, 0 to 1.")] = 0.85,
-    avoid: Annotated[
-        list[str] | None,
-        typer.Option(help="A set or file of cases whose objects are taken; several times.", show_default=False),
-    ] = None,
+    avoid: Annotated[list[str] | None, opt("A set or file of cases whose objects are taken; several times.")] = None,
 ) -> None:
     """Have a language model write new cases; the key is read from OPENAI_API_KEY.
 
     Replies are kept beside the file: the same command goes on where it stopped, with nothing paid twice.
     """
     from ...bench import write
+    from ...bench.endpoint import EndpointError
 
     writable(out, ".jsonl")
-    taken = [case for one in avoid or () for case in _read(one)]
+    taken = [case for one in avoid or () for case in read_cases(one)]
     try:
         with progress_bar("writing cases", n) as update:
             done = write.write_cases(
@@ -159,7 +223,7 @@ def write_cases(
                 per_request=per_request, requests=requests, embedding_model=embedding_model, similar=similar,
                 avoid=taken, say=say, progress=update,
             )  # fmt: skip
-    except write.EndpointError as error:
+    except EndpointError as error:
         kept = write.replies_path(out)
         more = f"; what came is in {kept}, the same command goes on from there" if kept.is_file() else ""
         raise Problem(f"{error}{more}") from error

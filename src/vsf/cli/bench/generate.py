@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..common import Problem, choose, progress_bar, quiet_libraries, say, warn
-from ..generate import DTYPES, _size, as_problems, warn_of_unknown_words
+from ...libraries import offline_unless, quiet_libraries
+from ..common import Problem, opt, progress_bar, say, warn, with_flags
+from ..generate import as_problems
+from .plans import plan_flags, planned
 
 if TYPE_CHECKING:
-    from ...bench.cases import Case, CaseSet
-    from ...bench.run import Plan, Run
+    from ...bench.cases import CaseSet
+    from ...bench.run import Run, RunPlan
 
 _PLAN = "The plan (of a new run)"
 _WHERE = "Where it is drawn"
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from "0-3" or "0,2,5-7". Raises Problem."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,15})(?:\s*-\s*(\d{1,15}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not 0 <= last - first < 10_000:
-            raise Problem(f"--seeds is {text!r}; allowed: numbers and ranges such as 0-3 or 0,2,5-7")
-        seeds += range(first, last + 1)
-    return tuple(seeds)
-
-
-def read_cases(name: str) -> CaseSet:
-    """A set that comes with vsf, or a file of cases. Raises Problem."""
-    from ...bench.cases import load_cases
-
-    try:
-        return load_cases(name)
-    except (OSError, ValueError) as error:
-        raise Problem(str(error)) from error
-
-
-def chosen_cases(cases: CaseSet, split: str, limit: int | None) -> tuple[Case, ...]:
-    """The first `limit` cases of a split ("all": both). Raises Problem."""
-    chosen = cases.cases if choose("split", split, ["dev", "test", "all"]) == "all" else cases.split(split)
-    if not chosen:
-        raise Problem(f"the cases {cases.name!r} have none in the split {split}")
-    return chosen[:limit]
 
 
 def generate(
@@ -55,112 +26,34 @@ def generate(
         Path, typer.Argument(help="Folder of the run; alone, an unfinished run goes on.", show_default=False)
     ],
     *,
-    cases: Annotated[
-        str | None,
-        typer.Option(
-            help="neggen, common, demo, or a file (default demo).", rich_help_panel=_PLAN, show_default=False
-        ),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="dev, test or all (default test).", rich_help_panel=_PLAN, show_default=False)
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N cases.", rich_help_panel=_PLAN, show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="demo, a preset (see vsf models), a folder, or an id (default demo).",
-            rich_help_panel=_PLAN,
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of an id.", rich_help_panel=_PLAN, show_default=False)
-    ] = None,
     point: Annotated[
         list[str] | None,
-        typer.Option(
+        opt(
+            "What is compared; several times. NAME=METHOD:... names it.",
             "--point",
             "-p",
+            panel=_PLAN,
             metavar="METHOD:KNOB=VALUE,...",
-            help="What is compared; several times. NAME=METHOD:... names it.",
-            rich_help_panel=_PLAN,
-            show_default=False,
         ),
     ] = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(help="A file of points, as a sweep writes it.", rich_help_panel=_PLAN, show_default=False),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="0-3", help="Numbers and ranges (default 0-3).", rich_help_panel=_PLAN, show_default=False
-        ),
-    ] = None,
+    points: Annotated[Path | None, opt("A file of points, as a sweep writes it.", panel=_PLAN)] = None,
+    split: Annotated[str | None, opt("dev, test or all (test).", panel=_PLAN)] = None,
+    limit_seed: Annotated[int | None, opt("Which cases --limit takes (0).", panel=_PLAN, min=0)] = None,
     no_controls: Annotated[
         bool, typer.Option("--no-controls", help="Leave out the unrelated negatives.", rich_help_panel=_PLAN)
     ] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1000, help="Default: the preset's, else 8.", rich_help_panel=_PLAN, show_default=False
-        ),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="The pipeline's own (default: the preset's, else 0).", rich_help_panel=_PLAN, show_default=False
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PIXELS|WxH", help="Default: the model's own.", rich_help_panel=_PLAN, show_default=False
-        ),
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(min=1, max=10_000, help="Frames of a video.", rich_help_panel=_PLAN, show_default=False),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(DTYPES)} (default: bfloat16 on cuda, else float32).",
-            rich_help_panel=_PLAN,
-            show_default=False,
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Pictures at once (default: demo 32, else 1).",
-            rich_help_panel=_PLAN,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, ... (default: cuda if there).", rich_help_panel=_WHERE, show_default=False),
-    ] = None,
+    device: Annotated[str | None, opt("cpu, cuda, ... (default: cuda if there).", panel=_WHERE)] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=1024, help="Processes, or with --ray actors.", rich_help_panel=_WHERE)
+        int, typer.Option(help="Processes, or with --ray actors.", min=1, max=1024, rich_help_panel=_WHERE)
     ] = 1,
     ray: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Draw on a Ray cluster (auto, HOST:PORT, local), one actor per GPU.",
-            rich_help_panel=_WHERE,
-            show_default=False,
-        ),
+        opt("Draw on a Ray cluster (auto, HOST:PORT, local), one actor per GPU.", panel=_WHERE, metavar="ADDRESS"),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch an id from its hub.", rich_help_panel=_WHERE)
     ] = False,
+    **given: Any,
 ) -> None:
     """Draw cases x points x seeds into a run folder; begin one, or go on with one.
 
@@ -172,25 +65,20 @@ def generate(
 
     vsf bench generate out/sd35 --model sd3.5-large-turbo --cases neggen --points best.json --ray auto
     """
-    if not download:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+    offline_unless(download)
     from ...bench.cluster import launched
     from ...bench.generate import begin
-    from ...bench.generate import generate as draw
     from ...bench.run import Run, RunError
 
-    given = {
-        "--cases": cases, "--split": split, "--limit": limit, "--model": model, "--revision": revision, "--point": point,
-        "--points": points, "--seeds": seeds, "--no-controls": no_controls or None, "--steps": steps, "--size": size,
-        "--guidance-scale": guidance_scale, "--frames": frames, "--dtype": dtype, "--batch": batch,
-    }  # fmt: skip
+    given |= {"point": point, "points": points, "split": split, "limit_seed": limit_seed}
+    given |= {"no_controls": no_controls or None}
     given = {name: value for name, value in given.items() if value is not None}
     try:
         with launched(device) as ranks:
             if ranks.count > 1 and (workers > 1 or ray is not None):
                 raise Problem("--workers and --ray do not go with a launch of several processes")
             first = ranks.rank == 0
-            plan = _plan(given) if given else None
+            plan = make_plan(given) if given else None
             if first:
                 if plan is not None:
                     opened = begin(run, *plan)
@@ -202,7 +90,7 @@ def generate(
             else:
                 ranks.wait()
                 opened = Run.open(run)
-            _draw(opened, draw, ranks, ranks.device, workers, ray, download)
+            _draw(opened, ranks, workers, ray, download)
             ranks.wait()
             if first:
                 _report(opened)
@@ -212,7 +100,8 @@ def generate(
         raise Problem(f"cannot write to {run}: {(error.strerror or str(error)).lower()}") from error
 
 
-def _draw(run: Run, draw: Any, ranks: Any, device: str | None, workers: int, ray: str | None, download: bool) -> None:
+def _draw(run: Run, ranks: Any, workers: int, ray: str | None, download: bool) -> None:
+    from ...bench.generate import generate as draw
     from ...bench.generate import missing
 
     if not (todo := sum(len(wanted) for _, _, wanted in missing(run))):
@@ -223,7 +112,7 @@ def _draw(run: Run, draw: Any, ranks: Any, device: str | None, workers: int, ray
         quiet_libraries()
         draw(
             run,
-            device=device,
+            device=ranks.device,
             download=download,
             workers=workers,
             ray=ray,
@@ -244,56 +133,27 @@ def _report(run: Run) -> None:
         f"{len(run.plan.seeds)} seeds{', with controls' if run.plan.controls else ''})")  # fmt: skip
 
 
-def _plan(given: dict[str, Any]) -> tuple[Plan, CaseSet]:
-    """A plan from the options, with the preset's settings where the model is one. Raises Problem, RunError."""
+def make_plan(given: Mapping[str, Any]) -> tuple[RunPlan, CaseSet]:
+    """The plan that the flags say, by their names, and its cases. Raises Problem, RunError."""
     from ...bench.points import parse_points, read_points
-    from ...bench.run import Plan, RunError
-    from ...presets import PRESETS
+    from ...bench.run import RunError, RunPlan
 
-    model = given.get("--model", "demo")
-    preset = PRESETS.get(model)
-    if preset is not None and preset.needs_image:
-        raise Problem(f"{preset.name} edits a picture, which the benchmark cannot give it")
-    if preset is not None and "--revision" in given:
-        raise Problem("--revision is of an id; a preset names its own model")
-    points = read_points(given["--points"]) if "--points" in given else ()
-    points += parse_points(given.get("--point", ()), model)
+    if "limit_seed" in given and "limit" not in given:
+        raise Problem("--limit-seed says which cases --limit takes; give both")
+    cases, chosen, common = planned(given, given.get("split", "test"), given.get("limit_seed", 0))
+    points = read_points(given["points"]) if "points" in given else ()
+    points += parse_points(given.get("point", ()), common["model"])
     if not points:
         raise Problem("nothing to compare: give --point METHOD (several times) or --points FILE")
     names = [point.name.lower() for point in points]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RunError(f"the point {twice!r} is in the file and given, too; name one of them: NAME=METHOD:...")
-    if "--dtype" in given:
-        choose("dtype", given["--dtype"], DTYPES)
-    cases = read_cases(given.get("--cases", "demo"))
-    chosen = chosen_cases(cases, given.get("--split", "test"), given.get("--limit"))
-    if model == "demo":
-        warn_of_unknown_words(*(case.prompt for case in chosen), *(case.negative for case in chosen))
-    steps = given.get("--steps", 8 if preset is None else preset.steps)
-    extra: dict[str, Any] = {} if preset is None else dict(preset.call)
-    if preset is not None and steps != preset.steps:
-        extra = {k: v for k, v in extra.items() if k not in ("timesteps", "sigmas")}
-    if "--frames" in given:
-        extra["num_frames"] = given["--frames"]
-    plan = Plan(
-        model,
-        points,
-        tuple(case.id for case in chosen),
-        cases.name,
-        cases.hash,
-        seeds=parse_seeds(given.get("--seeds", "0-3")),
-        controls="--no-controls" not in given,
-        steps=steps,
-        guidance_scale=given.get("--guidance-scale", 0.0 if preset is None else preset.guidance_scale),
-        size=_size(given.get("--size")),
-        dtype=given.get("--dtype"),
-        revision=given.get("--revision"),
-        batch=given.get("--batch", 32 if model == "demo" else 1),
-        extra=extra,
-    )
-    return plan, cases
+    controls = "no_controls" not in given
+    return RunPlan(
+        points=points, cases=chosen, cases_name=cases.name, cases_hash=cases.hash, controls=controls, **common
+    ), cases
 
 
 def register(bench: typer.Typer) -> None:
     """Add the commands of this file."""
-    bench.command()(generate)
+    bench.command()(with_flags(generate, *plan_flags(_PLAN, limit="all", seeds="0-3")))

@@ -2,59 +2,51 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..common import Problem, choose, progress_bar, quiet_libraries, say
+from ...bench.judges import JUDGES
+from ...libraries import offline_unless, quiet_libraries
+from ..common import Problem, choose, opt, progress_bar, say, spelled, with_flags
 from ..generate import as_problems
+from .judge import judge_flags
+from .plans import plan_flags, planned
 
 _WHAT = "The sweep (of a new folder)"
 _WHERE = "Where it runs"
 
 
-def _new(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_WHAT, show_default=False, **more)
-
-
 def sweep(
     folder: Annotated[
-        Path, typer.Argument(metavar="SWEEP", help="Folder of the sweep; alone, an unfinished one goes on.")
+        Path, typer.Argument(help="Folder of the sweep; alone, an unfinished one goes on.", metavar="SWEEP")
     ],
     *,
-    arms: Annotated[str | None, _new(help="Names, separated by commas; --list shows them.")] = None,
-    budget: Annotated[int | None, _new(min=1, help="Tries per arm (16).")] = None,
-    objective: Annotated[str | None, _new(help="balanced (default) or paper.")] = None,
-    cases: Annotated[str | None, _new(help="neggen, common, demo, or a file (demo); its dev split.")] = None,
-    limit: Annotated[int | None, _new(min=1, help="Only the first N dev cases (30).")] = None,
-    seeds: Annotated[str | None, _new(metavar="0-3", help="Noises of each case (0).")] = None,
-    model: Annotated[str | None, _new(help="demo, a preset, a folder, or an id (demo).")] = None,
-    revision: Annotated[str | None, _new(help="Branch, tag or commit of an id.")] = None,
-    steps: Annotated[int | None, _new(min=1, max=1000, help="The preset's, else 8.")] = None,
-    guidance_scale: Annotated[float | None, _new(help="The pipeline's own (the preset's, else 0).")] = None,
-    size: Annotated[str | None, _new(metavar="PIXELS|WxH", help="The model's own.")] = None,
-    dtype: Annotated[str | None, _new(help="bfloat16 on cuda, else float32.")] = None,
-    batch: Annotated[int | None, _new(min=1, max=1024, help="Pictures at once (demo 32, else 1).")] = None,
-    judge: Annotated[str | None, _new("--judge", "-j", help="oracle (default), api or local.")] = None,
-    judge_model: Annotated[str | None, _new(help="Model of the judge api or local.")] = None,
-    base_url: Annotated[str | None, _new(help="Endpoint of the judge api.")] = None,
-    seed: Annotated[int | None, _new(min=0, help="Of the search (0).")] = None,
+    arms: Annotated[
+        str | None, opt("Names of arms or of sets of them (one-knob), separated by commas; --list.", panel=_WHAT)
+    ] = None,
+    budget: Annotated[int | None, opt("Tries per arm (16).", panel=_WHAT, min=1)] = None,
+    objective: Annotated[str | None, opt("balanced (default) or paper.", panel=_WHAT)] = None,
+    judge: Annotated[str | None, opt(f"One of {', '.join(JUDGES)} (oracle).", "--judge", "-j", panel=_WHAT)] = None,
+    seed: Annotated[int | None, opt("Of the search (0).", panel=_WHAT, min=0)] = None,
     storage: Annotated[
-        str | None, _new(metavar="URL", help="Optuna's storage, such as sqlite:///sweep.db (a journal in the folder).")
+        str | None,
+        opt("Optuna's storage, such as sqlite:///sweep.db (a journal in the folder).", panel=_WHAT, metavar="URL"),
     ] = None,
     more: Annotated[
-        int, typer.Option(min=0, max=20, help="Also freeze so many further points of each arm's Pareto front.")
+        int, typer.Option(help="Also freeze so many further points of each arm's Pareto front.", min=0, max=20)
     ] = 0,
     workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Processes on this machine.", rich_help_panel=_WHERE)
+        int, typer.Option(help="Processes on this machine.", min=1, max=256, rich_help_panel=_WHERE)
     ] = 1,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, or one per worker: cuda:0,cuda:1.", rich_help_panel=_WHERE, show_default=False),
-    ] = None,
+    device: Annotated[str | None, opt("cpu, cuda, or one per worker: cuda:0,cuda:1.", panel=_WHERE)] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch ids from their hub.", rich_help_panel=_WHERE)
+    ] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the arms and their ranges, and do nothing.")] = False,
+    **given: Any,
 ) -> None:
     """Choose settings on dev cases, with as many tries for every method, and freeze them.
 
@@ -68,34 +60,37 @@ def sweep(
 
     Any number of these commands may work on one folder at the same time. Killed ones lose nothing: say it again.
     """
+    from ...bench.arms import ARM_SETS, ARMS
     from ...bench.cases import CasesError
+    from ...bench.chosen import freeze
     from ...bench.run import RunError
-    from ...bench.sweep import ARMS, DEFAULT_ARMS, Sweep, SweepError, run_sweep
+    from ...bench.search import begun, run_sweep
+    from ...bench.sweep import Sweep, SweepError
 
     if show:
         _list()
         return
-    given = {
-        "arms": arms, "budget": budget, "objective": objective, "cases": cases, "limit": limit, "seeds": seeds,
-        "model": model, "revision": revision, "steps": steps, "guidance_scale": guidance_scale, "size": size,
-        "dtype": dtype, "batch": batch, "judge": judge, "judge_model": judge_model, "base_url": base_url,
-        "seed": seed, "storage": storage,
-    }  # fmt: skip
+    given |= {"arms": arms, "budget": budget, "objective": objective, "judge": judge, "seed": seed, "storage": storage}
     given = {name: value for name, value in given.items() if value is not None}
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub library is imported
+    offline_unless(download)
     try:
+        begins: AbstractContextManager[Any] = nullcontext()
         if given or not (folder / "sweep.json").is_file():
-            names = tuple(a.strip() for a in arms.split(",")) if arms else DEFAULT_ARMS
-            for name in names:
-                choose("arm", name, list(ARMS))
-            plan = _plan(folder, names, given)
+            names: list[str] = []
+            for name in (a.strip() for a in (arms or "default").split(",")):
+                choose("arm", name, [*ARMS, *ARM_SETS])
+                names += ARM_SETS.get(name, (name,))
+            plan = _plan(folder, tuple(names), given)
+            begins = begun(plan)
         else:
             plan = Sweep.open(folder)
         total = len(plan.arms) * plan.budget
-        with as_problems(), progress_bar(f"trying settings ({plan.images} pictures)", total) as progress:
+        text = f"trying settings ({plan.images} pictures)"
+        with as_problems(), begins, progress_bar(text, total) as progress:
             quiet_libraries()
-            run_sweep(plan, workers=workers, devices=device.split(",") if device else (), progress=progress)
-        plan.freeze(more)
+            devices = device.split(",") if device else ()
+            run_sweep(plan, workers=workers, devices=devices, download=download, progress=progress)
+        freeze(plan, more)
     except (SweepError, RunError, CasesError) as error:
         raise Problem(str(error)) from error
     except OSError as error:
@@ -105,34 +100,22 @@ def sweep(
 
 def _plan(folder: Path, arms: tuple[str, ...], given: dict[str, Any]) -> Any:
     from ...bench.sweep import Sweep
-    from .generate import _plan as plan_of
 
-    words = {
-        "cases": "--cases", "seeds": "--seeds", "model": "--model", "revision": "--revision", "steps": "--steps",
-        "guidance_scale": "--guidance-scale", "size": "--size", "dtype": "--dtype", "batch": "--batch",
-    }  # fmt: skip
-    plan, cases = plan_of(
-        {"--seeds": "0"}
-        | {words[name]: value for name, value in given.items() if name in words}
-        | {"--point": ["none"], "--split": "dev", "--limit": given.get("limit", 30)}
-    )
-    judge: dict[str, Any] = {"kind": choose("judge", given.get("judge", "oracle"), ["oracle", "api", "local"])}
-    for option, name, needed in (("judge_model", "model", ("api", "local")), ("base_url", "base_url", ("api",))):
-        if option in given:
-            if judge["kind"] not in needed:
-                raise Problem(f"--{option.replace('_', '-')} is of the judge {' or '.join(needed)}")
-            judge[name] = given[option]
-    if judge["kind"] != "oracle" and "model" not in judge:
-        raise Problem(f"the judge {judge['kind']} needs --judge-model")
+    cases, chosen, common = planned({"limit": 30, "seeds": "0", **given}, "dev")
+    judge = given.get("judge", "oracle")
+    args = {name.removeprefix("judge_"): value for name, value in given.items() if name.startswith("judge_")}
+    try:
+        JUDGES.check(judge, args, lambda name: spelled(f"judge_{name}"))
+    except ValueError as error:
+        raise Problem(str(error)) from error
     return Sweep(
-        folder, arms, given.get("budget", 16), cases, plan.cases, plan.seeds, given.get("objective", "balanced"),
-        plan.model, plan.revision, plan.dtype, plan.steps, plan.guidance_scale, plan.size, plan.batch, plan.extra,
-        judge, given.get("storage"), given.get("seed", 0),
-    ).create()  # fmt: skip
+        folder, arms, given.get("budget", 16), cases, chosen, objective=given.get("objective", "balanced"),
+        judge={"name": judge, "args": args}, storage=given.get("storage"), seed=given.get("seed", 0), **common,
+    )  # fmt: skip
 
 
 def _list() -> None:
-    from ...bench.sweep import ARMS, DEFAULT_ARMS
+    from ...bench.arms import ARM_SETS, ARMS, DEFAULT_ARMS
 
     for arm in ARMS.values():
         ranges = ", ".join(
@@ -141,36 +124,45 @@ def _list() -> None:
         )
         fixed = " ".join(str(v) for v in arm.fixed.values())
         say(f"{arm.name}{'' if arm.name in DEFAULT_ARMS else ' (not by default)'}: {fixed}; {ranges}")
+    for name, arms in ARM_SETS.items():
+        say(f"{name}: {', '.join(arms)}")
 
 
 def _show(sweep: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ...bench.sweep import OBJECTIVES, area
+    from ...bench.arms import ARMS
+    from ...bench.chosen import area, best, front
+    from ...bench.objectives import OBJECTIVES
     from ...bench.tables import describe
+    from ...bench.tries import Tries
 
-    rows = sweep.rows()
-    best = sweep.best(rows)
+    tries = Tries(sweep).all()
+    top = best(tries)
     table = Table(title=f"best of {sweep.budget} tries each on {len(sweep.chosen)} dev cases", title_justify="left")
     for name in ("arm", "failed", sweep.objective, "positive", "negative", "area", "settings"):
         table.add_column(name, justify="left" if name in ("arm", "settings") else "right", overflow="fold")
     for arm in sweep.arms:
-        mine = [r for r in rows if r.arm == arm]
-        row = best[arm]
+        mine = [t for t in tries if t.arm == arm]
+        one = top[arm]
         table.add_row(
-            arm, str(sum(r.state == "fail" for r in mine)), f"{row.value:.3f}", f"{row.scores['positive']:.3f}",
-            f"{row.scores['negative']:.3f}", f"{area(mine):.3f}", describe(row.settings),
+            arm, str(sum(t.state == "fail" for t in mine)), f"{one.value:.3f}", f"{one.scores['positive']:.3f}",
+            f"{one.scores['negative']:.3f}", f"{area(mine):.3f}", describe(one.settings),
         )  # fmt: skip
     console = Console()
     console.print(table, highlight=False)
-    front = sweep.front(None, rows)
     console.print("Pareto front (negative, positive): " + "; ".join(
-        f"{r.arm} {r.scores['negative']:.2f}, {r.scores['positive']:.2f}" for r in front), highlight=False)  # fmt: skip
+        f"{t.arm} {t.scores['negative']:.2f}, {t.scores['positive']:.2f}" for t in front(tries)), highlight=False)  # fmt: skip
+    for arm, one in top.items():
+        for text in ARMS[arm].on_bound(one.settings):
+            console.print(
+                f"{arm}: {text}{', as its paper has it' if ARMS[arm].paper else '; widen it'}", highlight=False
+            )
     console.print(f"{OBJECTIVES[sweep.objective].name}: {OBJECTIVES[sweep.objective].help}", highlight=False)
     say(str(sweep.folder / "points.json"))
 
 
 def register(bench: typer.Typer) -> None:
     """Add the commands of this file."""
-    bench.command()(sweep)
+    bench.command()(with_flags(sweep, *plan_flags(_WHAT, limit="30", seeds="0"), *judge_flags("judge_")))
