@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from ..demo.models import MODELS
 from ..draw import Request
-from ..guidance import METHODS, Guidance, Knob, NoGuidance, knobs
+from ..grammar import parse_size
+from ..guidance import METHODS, Guidance, Knob, blocks_text, knobs, parse_blocks
 from ..images import guidance_from
-from ..prompt import join_negatives, parse_negative, split_prompt
+from ..prompt import as_typed, join_negatives, parse_negative, split_prompt
 from .model import PageModel
-from .reproduce import as_typed
 
 __all__ = [
-    "OWN_SIZE", "RANGE", "block_numbers", "blocks_text", "fields_of", "first_values", "guidance_of", "knob_fields", "numeric",
-    "parse_size", "request_of", "restore",
+    "OWN_SIZE", "RANGE", "fields_of", "first_values", "guidance_of", "knob_fields", "numeric",
+    "request_of", "restore",
 ]  # fmt: skip
 
 #: The entry of the size list that leaves it to the model.
@@ -39,33 +41,10 @@ def knob_fields(model: PageModel) -> Iterator[tuple[str, str, Knob]]:
 
 
 def numeric(method: str) -> dict[str, Knob]:
-    """The knobs of a method that a sweep can run over."""
+    """The knobs of a method that a grid can run over."""
     own = knobs(METHODS[method])
     skip = RANGE if METHODS[method].negative in ("pipeline", "none") else ("start",)
     return {k: own[k] for k in sorted(own, key=RANGE.__contains__) if not own[k].choices and k not in skip}
-
-
-def block_numbers(text: str) -> tuple[int, ...] | None:
-    """Block numbers from "0-18,24"; None for all. Raises ValueError."""
-    from ..cli.common import Problem, _block_numbers
-
-    try:
-        return _block_numbers(text.strip() or "all")
-    except Problem as error:
-        raise ValueError(str(error).replace("--blocks", "Blocks")) from error
-
-
-def blocks_text(blocks: tuple[int, ...] | None) -> str:
-    """The text that `block_numbers` reads as these blocks."""
-    if blocks is None:
-        return "all"
-    runs: list[list[int]] = []
-    for block in sorted(set(blocks)):
-        if runs and block == runs[-1][1] + 1:
-            runs[-1][1] = block
-        else:
-            runs.append([block, block])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def guidance_of(values: Mapping[str, Any], method: str, model: PageModel) -> Guidance:
@@ -76,39 +55,24 @@ def guidance_of(values: Mapping[str, Any], method: str, model: PageModel) -> Gui
             off = knob.optional and not values.get(f"{name}?")
             given[knob.name] = None if off else values[name]
     if f"{method}.blocks" in values:
-        given["blocks"] = block_numbers(str(values[f"{method}.blocks"]))
+        given["blocks"] = parse_blocks(str(values[f"{method}.blocks"]), "Blocks")
     try:
         return METHODS[method](**given)
     except TypeError as error:
         raise ValueError(str(error)) from error
 
 
-def parse_size(text: Any, model: PageModel) -> tuple[int, int] | None:
-    """(width, height) from "64x64" or "64"; None for the model's own. Raises ValueError."""
-    words = str(text or OWN_SIZE).strip()
-    if words == OWN_SIZE:
-        return None
-    sides = words.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.strip().isdecimal() and len(side.strip()) < 6 for side in sides):
-        raise ValueError(f"the size is {words[:40]!r}; allowed: a number of pixels such as 64, or WIDTHxHEIGHT")
-    width, height = int(sides[0]), int(sides[-1])
-    if not all(16 <= side <= model.limits.side for side in (width, height)) or width % 8 or height % 8:
-        raise ValueError(f"the size is {width}x{height}; allowed: multiples of 8 from 16 to {model.limits.side}")
-    return width, height
-
-
 def _whole(values: Mapping[str, Any], name: str, what: str, low: int, high: int) -> int:
     value = values.get(name)
     if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or value != int(value)
-        or not low <= value <= high
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and low <= value <= high
+        and value == int(value)
     ):
-        raise ValueError(
-            f"{what} is {'empty' if value is None else value}; allowed: a whole number from {low} to {high}"
-        )
-    return int(value)
+        return int(value)
+    given = "empty" if value is None else str(value)[:40]
+    raise ValueError(f"{what} is {given}; allowed: a whole number from {low} to {high}")
 
 
 def request_of(values: Mapping[str, Any], model: PageModel, method: str | None = None) -> Request:
@@ -134,8 +98,10 @@ def request_of(values: Mapping[str, Any], model: PageModel, method: str | None =
     extra = model.extra_for(steps)
     if model.video:
         extra["num_frames"] = _whole(values, "frames", "the number of frames", 1, limits.frames)
-    size = parse_size(values.get("size"), model)
-    if size is None and not model.demo and {"width", "height"} <= set(extra):
+    typed = str(values.get("size") or OWN_SIZE).strip()
+    size = None if typed == OWN_SIZE else parse_size(typed, "the size")
+    model.allowed.check(size, "this model")
+    if size is None and {"width", "height"} <= set(extra):
         size = (extra["width"], extra["height"])
     guidance = guidance_of(values, label, model)
     return Request(prompt, negative, guidance, steps, seed, n, size, model.guidance_scale, extra)
@@ -150,7 +116,7 @@ def fields_of(guidance: Guidance, model: PageModel) -> dict[str, Any]:
     if guidance.blocks == ():
         raise ValueError("the settings guide no block of the model, which the page has no field for")
     found: dict[str, Any] = {"method": guidance.label}
-    if METHODS[guidance.label].negative in ("keys", "branch"):
+    if guidance.negative in ("tokens", "padded"):
         found[f"{guidance.label}.blocks"] = blocks_text(guidance.blocks)
     for name, label, knob in knob_fields(model):
         if label != guidance.label:
@@ -191,7 +157,7 @@ def restore(settings: Mapping[str, Any], model: PageModel) -> tuple[dict[str, An
         if isinstance(error, ValueError):
             raise
         raise ValueError("the settings in this picture are incomplete, so they were not restored") from error
-    values |= {"method": "none"} if isinstance(guidance, NoGuidance) else fields_of(guidance, model)
+    values |= fields_of(guidance, model)
     if values["method"] not in model.methods:
         raise ValueError(f"the settings are for {values['method']}, which this page does not have")
     # The whole form must be able to draw it, or nothing is restored.
@@ -201,11 +167,10 @@ def restore(settings: Mapping[str, Any], model: PageModel) -> tuple[dict[str, An
         notes.append(
             f"It was drawn with guidance_scale {settings['guidance_scale']}; this page runs {model.guidance_scale:g}"
         )
-    drawn_by = settings.get("pipeline"), settings.get("model")
-    if (drawn_by[1] == "demo") != model.demo:
-        notes.append(
-            f"It was drawn by {str(drawn_by[1])[:60]}; this page runs {model.name}, so it will look different"
-        )
+    drawn_by = str(settings.get("model"))
+    embedded = MODELS.get(drawn_by)
+    if embedded is not model.record or (embedded is None and Path(drawn_by).name != model.name):
+        notes.append(f"It was drawn by {drawn_by[:60]}; this page runs {model.name}, so it will look different")
     return values, notes
 
 
@@ -231,10 +196,9 @@ def first_values(model: PageModel) -> dict[str, Any]:
         "prompt": "",
         "negative": "",
     }
-    if model.demo:
-        from ..demo.settings import SHOWN
-
-        values["prompt"], values["negative"], values["seed"] = SHOWN[0]
+    if model.record is not None:
+        first = model.record.shown[0]
+        values |= {"prompt": first.prompt, "negative": first.negative, "seed": first.seed}
     if model.video:
         values["frames"] = int(model.extra.get("num_frames", 17))
     return values

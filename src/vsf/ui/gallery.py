@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..demo.models import Theme
 from .model import PageModel
 
-__all__ = ["Entry", "Group", "groups"]
+__all__ = ["Example", "Group", "groups"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class Example:
     """One prompt to try; with `seed`, one noise that shows it well (picked for show)."""
 
     prompt: str
@@ -24,44 +25,18 @@ class Group:
 
     title: str
     text: str
-    entries: tuple[Entry, ...]
+    entries: tuple[Example, ...]
     note: str = ""
 
 
 def groups(model: PageModel) -> tuple[Group, ...]:
     """The gallery of a model."""
-    return _demo() if model.demo else _LARGE
-
-
-def _demo() -> tuple[Group, ...]:
-    from ..demo.settings import SHOWN
-
-    return (
-        Group(
-            "Removing essential parts",
-            "What the model would always draw, because it belongs there.",
-            tuple(Entry(*shown) for shown in SHOWN),
-        ),
-        Group(
-            "Away from a style",
-            "The demo world knows three styles: flat, outlined, and cutout with a white rim. "
-            "Anti-aesthetic prompts (no bokeh, nothing glossy) need a large model.",
-            (
-                Entry("a cat", "cutout", 3),
-                Entry("a house on grass", "outlined", 4),
-                Entry("a robot", "purple, brown", 3),
-            ),
-        ),
-        Group(
-            "The same noun in both prompts",
-            "What is left of a thing without itself. Here that is a colour and a rough shape; abstract art needs a large model.",
-            (
-                Entry("a red car on grass", "car", 4),
-                Entry("a red car on grass", "car", 5),
-                Entry("a blue cat in a room", "cat", 4),
-                Entry("a face", "face", 6),
-            ),
-        ),
+    if model.record is None:
+        return _LARGE
+    themes = (Theme(_LARGE[0].title, _LARGE[0].text, model.record.shown), *model.record.themes)
+    return tuple(
+        Group(theme.title, theme.text, tuple(Example(e.prompt, e.negative, e.seed) for e in theme.entries))
+        for theme in themes
     )
 
 
@@ -70,28 +45,28 @@ _LARGE = (
         "Removing essential parts",
         "What the model would always draw, because it belongs there.",
         (
-            Entry("a bicycle leaning on a brick wall", "wheels"),
-            Entry("an old man playing poker in a bar", "cards"),
-            Entry("a birthday cake on a table", "candles"),
-            Entry("a snowy mountain village", "houses"),
+            Example("a bicycle leaning on a brick wall", "wheels"),
+            Example("an old man playing poker in a bar", "cards"),
+            Example("a birthday cake on a table", "candles"),
+            Example("a snowy mountain village", "houses"),
         ),
     ),
     Group(
         "Away from the usual beauty",
         "Few-step models make everything glossy. The negative names what is too much of it.",
         (
-            Entry("portrait of a fisherman, snapshot", "professional, bokeh, glossy skin, studio light"),
-            Entry("a kitchen on a rainy morning", "clean, bright, magazine, saturated"),
-            Entry("a street in the suburbs", "dramatic light, cinematic, wide angle"),
+            Example("portrait of a fisherman, snapshot", "professional, bokeh, glossy skin, studio light"),
+            Example("a kitchen on a rainy morning", "clean, bright, magazine, saturated"),
+            Example("a street in the suburbs", "dramatic light, cinematic, wide angle"),
         ),
     ),
     Group(
         "The same noun in both prompts",
         "What is left of a thing without itself.",
         (
-            Entry("a chair", "chair"),
-            Entry("a cathedral made of glass", "cathedral"),
-            Entry("a horse, oil painting", "horse"),
+            Example("a chair", "chair"),
+            Example("a cathedral made of glass", "cathedral"),
+            Example("a horse, oil painting", "horse"),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""One worker per device: jobs run one at a time, in order, say how far they are, and stop when asked to."""
+"""One worker per device: jobs run one at a time, small ones sooner, say how far they are, and stop when asked to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ __all__ = ["Busy", "Cancelled", "Device", "Job"]
 
 log = logging.getLogger("vsf.ui")
 
+#: How many seconds a job lets others go first for each step of a picture that it takes.
+_PATIENCE = 0.05
+
 
 class Cancelled(Exception):
     """The visitor asked to stop; raised inside the diffusion loop, which thereby ends."""
@@ -26,11 +29,14 @@ class Job:
     """Something to do with the model, in a worker's hands.
 
     `work(pipe, job)` runs in the worker's thread, calls `step` after every denoising step, and may `publish` parts of
-    its result as they come.
+    its result as they come. `size` is how many steps of how many pictures it takes.
     """
 
-    def __init__(self, work: Callable[[Any, Job], Any]) -> None:
+    def __init__(self, work: Callable[[Any, Job], Any], size: int = 0) -> None:
         self._work = work
+        # Its place in the queue: as if it had come so much later. So one picture does not wait for a hundred, and a
+        # hundred wait for those that come within some seconds only.
+        self.due = time.monotonic() + _PATIENCE * size
         self._stop = threading.Event()
         self._parts: deque[Any] = deque()
         self._value: Any = None
@@ -89,7 +95,7 @@ class Device:
 
     def __init__(self, load: Callable[[], Any], most: int = 32) -> None:
         self._load, self._most = load, most
-        self._queue: deque[Job] = deque()
+        self._queue: list[Job] = []
         self._running: Job | None = None
         self._wake = threading.Condition()
         self._closed = False
@@ -106,11 +112,12 @@ class Device:
                 self._thread.start()
 
     def submit(self, job: Job) -> Job:
-        """Put a job at the end of the queue. Raises Busy if it is full."""
+        """Put a job into the queue. Raises Busy if it is full."""
         with self._wake:
             if self._closed or len(self._queue) >= self._most:
                 raise Busy(f"{len(self._queue)} pictures are waiting for this model already; try again in a moment")
             self._queue.append(job)
+            self._queue.sort(key=lambda one: one.due)
             self._wake.notify()
         return job
 
@@ -126,17 +133,19 @@ class Device:
         """Why the model could not be loaded."""
         return None if self._failure is None else str(self._failure)
 
-    def close(self) -> None:
-        """Stop the running job and the worker."""
+    def close(self, timeout: float = 30.0) -> None:
+        """Stop the running job and the worker; waits so many seconds for it."""
         with self._wake:
             self._closed = True
             for job in (*self._queue, *([self._running] if self._running else [])):
                 job.cancel()
             self._wake.notify()
         if self._thread is not None and self.loaded.is_set():  # loading cannot be stopped, and nobody waits for it
-            self._thread.join(timeout=30)
+            self._thread.join(timeout)
 
-    def _get(self) -> Any:
+    @property
+    def pipe(self) -> Any:
+        """The loaded model. Raises what loading raised."""
         if self._failure is not None:
             raise self._failure
         return self._pipe
@@ -154,7 +163,7 @@ class Device:
                     self._wake.wait()
                 if not self._queue:
                     return
-                job = self._running = self._queue.popleft()
-            job._run(self._get)
+                job = self._running = self._queue.pop(0)
+            job._run(lambda: self.pipe)
             with self._wake:
                 self._running = None

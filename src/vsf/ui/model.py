@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..draw import DEMO, ModelError
-from ..guidance import CFG, METHODS, NAG, NASA, VSF, Guidance
+from ..demo.models import MODELS
+from ..draw import schedule_of
+from ..guidance import METHODS, Guidance
+from ..loading import DEMO, ModelError
 from ..presets import PRESETS
+from ..sizes import Sizes
 
 if TYPE_CHECKING:
+    from ..demo.models import DemoModel
     from ..presets import Preset
 
 __all__ = ["Choice", "Limits", "Options", "PageModel", "describe_model", "load"]
@@ -48,7 +52,6 @@ class Limits:
     characters: int = 500
     cells: int = 36
     moments: int = 24  # of an animation over a knob
-    upload: int = 8 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class PageModel:
-    """A model as the page sees it. `extra` are further arguments of the pipeline, `fps` is for videos."""
+    """A model as the page sees it: `record` where it is an embedded one.
+
+    `extra` are further arguments of the pipeline, `fps` is for videos.
+    """
 
     name: str
-    demo: bool
+    record: DemoModel | None
     video: bool
     steps: int
     guidance_scale: float
     defaults: Mapping[str, Guidance]
     choices: tuple[Choice, ...]
     sizes: tuple[str, ...]
+    allowed: Sizes = Sizes()
     extra: Mapping[str, Any] = field(default_factory=dict)
     own_steps: int | None = None  # the steps that `timesteps` in `extra` were made for
     fps: int = 16
@@ -80,35 +87,29 @@ class PageModel:
 
     def extra_for(self, steps: int) -> dict[str, Any]:
         """The pipeline's further arguments; a fixed schedule goes with its own number of steps only."""
-        extra = dict(self.extra)
-        if steps != self.own_steps:
-            extra = {k: v for k, v in extra.items() if k not in ("timesteps", "sigmas")}
-        return extra
+        return schedule_of(self.extra, self.own_steps, steps)
 
 
-def _demo() -> PageModel:
-    from ..demo.settings import RECOMMENDED, STEPS
-
-    # The best of the same number of tries each on dev cases: docs/evidence/demo.
-    strong = VSF(scale=2.0, offset=0.0, normalize=1.0)
-    nag, nasa, cfg = NAG(scale=2.0, tau=1.5, alpha=0.5, stop=0.75), NASA(scale=0.4), CFG(scale=1.5)
+def _embedded(record: DemoModel) -> PageModel:
+    best = record.recommended
     choices = (
-        Choice("VSF, recommended", RECOMMENDED, STEPS),
-        Choice("VSF, strong with the norm kept", strong, STEPS),
-        Choice("NAG, tuned here", nag, STEPS),
-        Choice("NASA, tuned here", nasa, STEPS),
-        Choice("CFG, tuned here", cfg, STEPS),
+        Choice(f"{best.label.upper()}, recommended", best, record.steps),
+        Choice(f"{record.strong.label.upper()}, strong", record.strong, record.steps),
+        *(Choice(f"{label.upper()}, tuned here", guidance, record.steps) for label, guidance in record.tuned.items()),
     )
-    tuned: dict[str, Guidance] = {g.label: g for g in (RECOMMENDED, nag, nasa, cfg)}
     return PageModel(
-        "Demo model, 64 px",
-        True,
-        False,
-        STEPS,
-        0.0,
-        {**_plain_defaults(), **tuned},
+        record.title,
+        record,
+        record.video,
+        record.steps,
+        record.guidance_scale,
+        {**_plain_defaults(), **record.tuned, best.label: best},
         choices,
-        ("64x64", "48x48", "32x32"),
+        record.sizes,
+        Sizes(record.multiple, record.largest),
+        record.call,
+        record.steps,
+        record.fps or PageModel.fps,
     )
 
 
@@ -122,8 +123,8 @@ def describe_model(options: Options) -> PageModel:
     Raises:
         ModelError: no such model here, or one that this page cannot draw with.
     """
-    if options.model == DEMO:
-        return _demo()
+    if options.model in MODELS:
+        return _embedded(MODELS[options.model])
     preset = options.preset
     if preset is not None and preset.needs_image:
         raise ModelError(f"{preset.name} edits a picture, which the page cannot give it; use it from Python")
@@ -138,13 +139,14 @@ def describe_model(options: Options) -> PageModel:
     sides = ("512x512", "768x768", "1024x1024", "1024x768", "768x1024")
     return PageModel(
         options.model if preset else Path(options.model).name,
-        False,
+        None,
         video,
         preset.steps if preset else 8,
         preset.guidance_scale if preset else 0.0,
         defaults,
         choices,
         ("832x480", "480x832") if video else sides,
+        Sizes(8, Limits.side),
         dict(preset.call) if preset else {},
         preset.steps if preset else None,
         preset.fps if preset else 16,
@@ -192,16 +194,9 @@ def load(options: Options) -> Any:
     Raises:
         ModelError, ValueError: it cannot be read; the message is one sentence.
     """
-    import torch
+    from ..loading import load_model
 
-    from ..cli.common import quiet_libraries
-    from ..draw import load_model
-
-    quiet_libraries()
-    dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    preset = options.preset
-    where = options.model_path or (preset.checkpoint if preset else options.model)
-    pipe = load_model(where, options.device, dtype, options.download)
-    if preset is not None:
-        preset.prepare(pipe, not options.no_lora, options.download)
-    return pipe
+    return load_model(
+        options.model, options.device, options.dtype, options.download,
+        path=options.model_path, loras=not options.no_lora,
+    )  # fmt: skip

@@ -71,8 +71,12 @@
   // Keys of the Label tab, unless somebody types.
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, textarea, select, [role=tab]')) return;
-    const key = {ArrowLeft: '1', ArrowDown: '2', ArrowRight: '3', U: 'u'}[event.key] ?? event.key;
+    const key = {ArrowLeft: '1', ArrowDown: '2', ArrowRight: '3', U: 'u', Backspace: 'u'}[event.key] ?? event.key;
     const button = /^[123u]$/.test(key) ? document.querySelector(`#answer-${key}`) : null;
     if (button && button.offsetParent !== null && !button.disabled) { event.preventDefault(); button.click() }
+  });
+  // Who has given a name goes on with these keys.
+  document.addEventListener('keyup', (event) => {
+    if (event.key === 'Enter' && event.target.closest('#visitor')) event.target.blur();
   });
 })();

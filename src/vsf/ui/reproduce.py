@@ -7,22 +7,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ..draw import DEMO, Request
-from ..guidance import Guidance, knobs
-from ..prompt import split_prompt
+from ..draw import Request
+from ..guidance import Guidance, blocks_text, knobs
+from ..loading import DEMO
+from ..prompt import as_typed
 from .model import Options, PageModel
 
-__all__ = ["as_typed", "command_line", "python_code"]
-
-
-def as_typed(prompt: str) -> str:
-    """`prompt` so that `split_prompt` gives it back unchanged: with escapes where it would read it as grammar."""
-    try:
-        if split_prompt(prompt) == (prompt, []):
-            return prompt
-    except ValueError:
-        pass
-    return "".join("\\" + c if c in ",:()\\" else c for c in prompt)
+__all__ = ["command_line", "python_code"]
 
 
 def _values(guidance: Guidance) -> dict[str, Any]:
@@ -42,8 +33,6 @@ def _option(name: str, value: str) -> str:
 
 def command_line(request: Request, options: Options, model: PageModel) -> str:
     """`vsf generate ...`. Every knob of the method is written out, so that no default can change it."""
-    from .form import blocks_text
-
     prompt = as_typed(request.prompt)
     words = [f"vsf generate {shlex.quote(prompt)}"] if not prompt.startswith("-") else ["vsf generate"]
     lines = [" ".join(words)]
@@ -86,16 +75,14 @@ def _call(name: str, values: Mapping[str, Any]) -> str:
 
 def python_code(request: Request, options: Options, model: PageModel) -> str:
     """The same with the library: a stock pipeline inside `negative_guidance`."""
-    from ..demo.settings import TEXT_LENGTH
-
     many, preset = request.n > 1, options.preset
     call: dict[str, Any] = {"num_inference_steps": request.steps, "guidance_scale": request.guidance_scale}
     call |= request.extra
     if request.size:
         call |= {"width": request.size[0], "height": request.size[1]}
+    if model.record is not None:
+        call = model.record.completed(call)
     length = call.get("max_sequence_length")
-    if model.demo:
-        length = call["max_sequence_length"] = TEXT_LENGTH
     if model.video:
         call["output_type"] = "pil"
     where = options.model_path or (preset.checkpoint if preset else options.model)
@@ -109,7 +96,7 @@ def python_code(request: Request, options: Options, model: PageModel) -> str:
         [f"from vsf import {', '.join(sorted([label, 'negative_guidance'], key=str.lower))}"] if request.guided else []
     )
     lines += ["from vsf import PRESETS"] if preset else []
-    lines += ["from vsf.draw import load_model", "", f"pipe = load_model({', '.join(loading)})"]
+    lines += ["from vsf.loading import load_model", "", f"pipe = load_model({', '.join(loading)})"]
     if preset:
         lines.append(
             f"PRESETS[{preset.name!r}].prepare(pipe, loras={not options.no_lora}, download={options.download})"

@@ -1,155 +1,165 @@
-"""Starting the page, and a guard in front of it: only what the page itself needs is answered."""
+"""Starting the page on an address of this machine, and ending it with nothing left behind."""
 
 from __future__ import annotations
 
-import json
+import errno
+import ipaddress
+import logging
 import os
-import signal
+import re
 import socket
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import style
-from .sessions import private_folder
+from .folder import private_folder, remove_folder
+from .guard import Guard
+from .hosts import Hosts
+from .stop import until_told
 
 if TYPE_CHECKING:
     import gradio as gr
 
-__all__ = ["Guard", "serve"]
+__all__ = ["Server", "serve"]
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-_API = "/gradio_api/"
-#: What the page asks the server for; everything else under the API (calls by name, proxies, histories, ...) is refused.
-_NEEDED = (
-    "queue/", "upload", "file=", "heartbeat/", "startup-events", "theme.css", "app_id", "info", "cancel", "reset", "token",
-    "user", "login_check",
-)  # fmt: skip
-#: The longest request that is no upload, in bytes.
-_LONGEST = 256 * 1024
-
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
-)
+#: The first ports that are tried.
+_PORTS = range(7860, 7960)
+#: Open connections; a visitor has up to three.
+_CONNECTIONS = 512
 
 
-def _files(value: Any) -> Iterator[dict[str, Any]]:
-    """Every file that a request names."""
-    if isinstance(value, dict):
-        if "path" in value or (isinstance(value.get("meta"), dict) and "_type" in value["meta"]):
-            yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _files(inner)
-
-
-def _harmless(body: bytes) -> bool:
-    """Whether the files that a request names are files of the page's own folder: no addresses, no other folders."""
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens. Raises OSError with one sentence."""
+    wrong = (
+        f"the host is {host[:80]!r}, which is no address of this machine; give 127.0.0.1, 0.0.0.0 or one of its own"
+    )
     try:
-        files = list(_files(json.loads(body))) if body else []
-    except (ValueError, RecursionError):
-        return False
-    home = private_folder().resolve()
-    for file in files:
-        path = file.get("path")
-        if path is None:
-            continue
-        if not isinstance(path, str) or "\0" in path or not Path(path).resolve().is_relative_to(home):
-            return False
-    return True
+        if re.fullmatch(r"[\d.]+", host):
+            ipaddress.ip_address(host)  # or a name server is asked for it, at length
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError):
+        raise OSError(wrong) from None
+    family, *_, address = found[0]
+    for number in _PORTS if port is None else [port]:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((address[0], number, *address[2:]))
+            listening.listen(128)
+            return listening
+        except OSError as error:
+            listening.close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise OSError(wrong) from None
+            if error.errno != errno.EADDRINUSE or port is not None:
+                taken = "something else listens there already" if error.errno == errno.EADDRINUSE else error.strerror
+                raise OSError(f"cannot listen at {host}, port {number}: {taken}") from None
+    raise OSError(
+        f"cannot listen at {host}: the ports {_PORTS[0]} to {_PORTS[-1]} are all in use; give one with --port"
+    )
 
 
-class Guard:
-    """Middleware: refuses what the page does not need, and keeps the browser from asking anyone else.
+class Server:
+    """A server for a page made by `build`, running from the start; `close` ends it.
 
-    gradio can fetch addresses for its visitors (`file=https://...`, and files given by address); this page never does.
+    Args:
+        page: what `build` made.
+        host: the name or address to listen at; None: GRADIO_SERVER_NAME if set, else 127.0.0.1.
+        port: None: GRADIO_SERVER_PORT if set, else the first free one from 7860; 0: any.
+        share: also a public address, through gradio's tunnel.
+        hosts: further names that requests may be for (see `Hosts`).
+
+    Raises:
+        OSError: the address is not one of this machine, the port is taken, or there is no tunnel; one sentence.
+        ValueError: one of `hosts` is no host name.
     """
 
-    def __init__(self, app: Any, policy: bool = True) -> None:
-        self.app, self.policy = app, policy
+    def __init__(
+        self,
+        page: gr.Blocks,
+        host: str | None = None,
+        port: int | None = None,
+        share: bool = False,
+        hosts: Iterable[str] = (),
+    ) -> None:
+        import uvicorn
+        from fastapi import FastAPI
+        from gradio import mount_gradio_app
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        path = str(scope.get("path", ""))
-        inside = path.partition(_API)[2] if _API in path else None
-        if inside is not None and not self._needed(inside):
-            await _refuse(send, 403, "not part of this page")
-            return
-        if inside is not None and scope["method"] == "POST" and not inside.startswith("upload"):
-            body = await _body(receive)
-            if body is None:
-                await _refuse(send, 413, "the request is too long")
-                return
-            if not _harmless(body):
-                await _refuse(send, 403, "the request names a file that is not of this page")
-                return
-            receive = _again(body, receive)
+        host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
+        if port is None and (given := os.environ.get("GRADIO_SERVER_PORT", "")).isdecimal():
+            port = int(given)
+        allowed = Hosts(host, hosts)
+        self._socket = _listen(host, port)
+        self.page, self.port = page, self._socket.getsockname()[1]
+        page.state_session_capacity = 64
+        app = mount_gradio_app(
+            FastAPI(openapi_url=None), page, "/", footer_links=[], run_history=False, allowed_paths=[], show_error=False,
+            enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False,
+            favicon_path=str(Path(__file__).with_name("mark.svg")), theme=style.theme(), css=style.CSS, head=style.HEAD,
+        )  # fmt: skip
+        # A shared page is drawn by a script from the tunnel's own host.
+        guard = Guard(app, page, allowed, policy=not share)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                guard,
+                log_level="warning",
+                ws="none",
+                lifespan="on",
+                server_header=False,
+                timeout_graceful_shutdown=1,
+                limit_concurrency=_CONNECTIONS,
+            )  # fmt: skip  # pyright: ignore[reportArgumentType]
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="vsf-server", daemon=True
+        )
+        # The thread that draws hands the interpreter over at every operation, and gets it back after so many seconds: at
+        # Python's 5 ms a busy page would slow a drawing down tenfold.
+        sys.setswitchinterval(0.0002)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        page.is_running = True
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown}:{self.port}/"
+        try:
+            if share:
+                self.address = self._tunnel(allowed)
+            page.vsf_page.start()  # pyright: ignore[reportAttributeAccessIssue]  # behind the page: that is there
+        except BaseException:
+            self.close()
+            raise
 
-        async def with_headers(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                headers = [
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                    *([(b"content-security-policy", _POLICY.encode())] if self.policy else []),
-                    *([(b"cache-control", b"private, no-store")] if inside and inside.startswith("file=") else []),
-                ]
-                own = {name for name, _ in headers}
-                message["headers"] = [h for h in message.get("headers", []) if h[0].lower() not in own] + headers
-            await send(message)
+    def _tunnel(self, allowed: Hosts) -> str:
+        from urllib.parse import urlsplit
 
-        await self.app(scope, receive, with_headers)
+        from gradio.networking import setup_tunnel
 
-    @staticmethod
-    def _needed(inside: str) -> bool:
-        if inside.startswith("file="):
-            return "://" not in inside and not inside.startswith(("file=http:", "file=https:"))
-        return inside.startswith(_NEEDED)
+        try:
+            public = setup_tunnel("127.0.0.1", self.port, self.page.share_token, None, None)
+        except Exception as error:  # whatever the network and the tunnel's program have to say
+            raise OSError(f"there is no public address: {error}") from error
+        allowed.add(urlsplit(public).netloc)
+        return public.replace("http://", "https://", 1)
 
-
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None if it is too long."""
-    parts, size = list[bytes](), 0
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > _LONGEST:
-            return None
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already, then what follows it."""
-    given = False
-
-    async def replay() -> dict[str, Any]:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
-
-
-async def _refuse(send: Send, code: int, text: str) -> None:
-    await send({"type": "http.response.start", "status": code, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": text.encode()})
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    def close(self) -> None:
+        """End it: jobs stop, visitors are cut off, and the private folder is gone. Takes up to 6 seconds."""
+        self.page.vsf_page.close(timeout=4)  # pyright: ignore[reportAttributeAccessIssue]
+        self.page.close(verbose=False)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # whom it cuts off is no error
+        self._server.should_exit = True
+        self._thread.join(timeout=2)
+        if tunneling := sys.modules.get("gradio.tunneling"):
+            for tunnel in tunneling.CURRENT_TUNNELS:
+                tunnel.kill()
+        remove_folder()
 
 
 def serve(
@@ -157,60 +167,24 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     share: bool = False,
+    hosts: Iterable[str] = (),
     started: Callable[[str], None] | None = None,
-    block: bool = True,
-) -> str:
-    """Start a server for a page made by `build`; with `block`, until an interrupt. Gives its address.
-
-    `host` None: GRADIO_SERVER_NAME if set, else 127.0.0.1. `port` None: the first free one from 7860; 0: any.
+) -> None:
+    """Run a `Server` until SIGINT, SIGTERM or SIGHUP; `started` is given its address.
 
     Raises:
-        OSError: the port is taken.
+        OSError, ValueError: as `Server`.
     """
-    from starlette.middleware import Middleware
-
-    private_folder()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    if port == 0:
-        port = _free_port(host or "127.0.0.1")
-    limits = page.vsf_page.model.limits  # pyright: ignore[reportAttributeAccessIssue]
-    _, local, public = page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=False,
-        footer_links=[],
-        run_history=False,
-        allowed_paths=[],
-        max_file_size=limits.upload,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        strict_cors=True,
-        state_session_capacity=256,
-        favicon_path=str(Path(__file__).with_name("mark.svg")),
-        theme=style.theme(),
-        css=style.CSS,
-        head=style.HEAD,
-        # A shared page is drawn by a script from the tunnel's own host.
-        app_kwargs={"middleware": [Middleware(Guard, policy=not share)]},  # pyright: ignore[reportArgumentType]
-    )
-    address = public if share and public else local
-    device = page.vsf_page.device  # pyright: ignore[reportAttributeAccessIssue]
-    device.start()  # behind the page: that is there at once
-    if started is not None:
-        started(address)
-    if block:
-        # A stop by the system leaves as little behind as one by the keyboard.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    server: Server | None = None
+    with until_told(remove_folder):
+        private_folder()
         try:
+            server = Server(page, host, port, share, hosts)
+            if started is not None:
+                with suppress(OSError):  # nobody reads what we say
+                    started(server.address)
             threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
         finally:
-            device.close()
-            page.close(verbose=False)
-    return address
+            if server is not None:
+                server.close()
+            remove_folder()

@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .folder import private_folder
 
 if TYPE_CHECKING:
     from .jobs import Job
 
-__all__ = ["Expired", "Session", "Sessions", "private_folder"]
+__all__ = ["Expired", "Session", "Sessions"]
 
 
 class Expired(RuntimeError):
     """What the visitor asks about is not kept any more."""
 
 
-@cache
-def private_folder() -> Path:
-    """The only folder the page reads and writes: new for each process, for its owner alone, gone when it ends."""
-    folder = Path(tempfile.mkdtemp(prefix="vsf-ui-"))  # mode 0700
-    # Where gradio keeps uploads; it serves this folder and (with no allowed_paths) nothing else.
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 @dataclass
 class Session:
-    """One visitor. `kept` holds the last result of each kind ("picture", "compare", ...)."""
+    """One visitor. `kept` holds the last result of each kind ("picture", "compare", ...).
+
+    The files of the result before it stay until the next one: the page may have asked for them a moment ago.
+    """
 
     folder: Path
     used: float = 0.0
     job: Job | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     _shown: dict[str, Path] = field(default_factory=dict)
+    _replaced: dict[str, Path] = field(default_factory=dict)
+    _closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep(self, kind: str, value: Any) -> None:
-        """Keep a result in the place of the last one of its kind, whose files go."""
+        """Keep a result in the place of the last one of its kind, whose files go with the next."""
         self.drop(kind)
         self.kept[kind] = value
 
     def drop(self, kind: str) -> None:
-        """Forget a result and its files."""
-        self.kept.pop(kind, None)
-        shutil.rmtree(self._shown.pop(kind, Path(os.devnull) / "none"), ignore_errors=True)
+        """Forget a result; the files of the one before it go."""
+        with self._lock:
+            self.kept.pop(kind, None)
+            if (shown := self._shown.pop(kind, None)) is None:
+                return
+            gone = self._replaced.get(kind)
+            self._replaced[kind] = shown
+        if gone is not None:
+            shutil.rmtree(gone, ignore_errors=True)
 
     def get(self, kind: str) -> Any:
         """The last result of a kind. Raises Expired."""
@@ -63,15 +63,39 @@ class Session:
         return self.kept[kind]
 
     def file(self, kind: str, name: str, write: Callable[[Path], Any]) -> str:
-        """Write a file of a result, under a name nobody can guess; gives the address it is served at."""
-        base = self._shown.get(kind)
-        if base is None:
-            base = self._shown[kind] = self.folder / secrets.token_urlsafe(16)
-            base.mkdir(parents=True)
-        path = base / secrets.token_urlsafe(12) / name
-        path.parent.mkdir()
-        write(path)
+        """Write a file of a result, under a name nobody can guess; gives the address it is served at.
+
+        Raises:
+            Expired: the visitor left, or another result took this one's place, before the file was whole.
+        """
+        with self._lock:
+            if self._closed:
+                raise Expired("the visitor has left")
+            base = self._shown.setdefault(kind, self.folder / secrets.token_urlsafe(16))
+            path = base / secrets.token_urlsafe(12) / name
+            path.parent.mkdir(parents=True)
+        try:
+            write(path)
+        except OSError:
+            if not self._gone(kind, base):
+                raise
+        if self._gone(kind, base):
+            shutil.rmtree(self.folder if self._closed else base, ignore_errors=True)
+            raise Expired("this picture is not kept any more; draw it again")
         return f"gradio_api/file={path}"
+
+    def _gone(self, kind: str, base: Path) -> bool:
+        with self._lock:
+            return self._closed or self._shown.get(kind) is not base
+
+    def close(self) -> None:
+        """The visitor is gone: the job stops, the files go, and no more are written."""
+        with self._lock:
+            self._closed = True
+        if self.job is not None:
+            self.job.cancel()
+        self.kept.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Sessions:
@@ -92,13 +116,14 @@ class Sessions:
             if session is None:
                 session = Session(private_folder() / secrets.token_urlsafe(16))
             session.used = now
-            self._known[session_hash] = session
-            for key, old in list(self._known.items())[:-1]:
+            # Those who have nothing to lose go first, then the oldest.
+            for key, old in sorted(self._known.items(), key=lambda item: bool(item[1].kept)):
                 idle = old.job is None or old.job.finished.is_set()
-                if (len(self._known) > self._most or now - old.used > self._age) and idle:
+                if (len(self._known) >= self._most or now - old.used > self._age) and idle:
                     gone.append(self._known.pop(key))
+            self._known[session_hash] = session
         for old in gone:
-            self._end(old)
+            old.close()
         return session
 
     def leave(self, session_hash: str | None) -> None:
@@ -106,14 +131,7 @@ class Sessions:
         with self._lock:
             session = self._known.pop(session_hash or "", None)
         if session is not None:
-            self._end(session)
-
-    @staticmethod
-    def _end(session: Session) -> None:
-        if session.job is not None:
-            session.job.cancel()
-        session.kept.clear()
-        shutil.rmtree(session.folder, ignore_errors=True)
+            session.close()
 
     def __len__(self) -> int:
         return len(self._known)

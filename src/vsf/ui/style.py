@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CSS", "GRID_JS", "HEAD", "HEADER", "theme"]
+__all__ = ["CSS", "GRID_JS", "HEAD", "HEADER", "RESTORE_JS", "theme"]
 
 
 def theme() -> Any:
@@ -89,5 +89,7 @@ element.addEventListener('click', (event) => {
 """
 
 _HERE = Path(__file__).parent
+#: Reads the settings out of a picture that is dropped or chosen, and hands them to Python: no upload.
+RESTORE_JS = (_HERE / "restore.js").read_text("utf-8")
 HEAD = f"""<meta name="referrer" content="no-referrer"><script>{(_HERE / "page.js").read_text("utf-8")}</script>"""
 CSS = (_HERE / "page.css").read_text("utf-8")

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..images import overlay, upscale, write_whole
+from ..files import write_whole
+from ..images import overlay, upscale
 
 if TYPE_CHECKING:
     from ..draw import Drawn
 
 __all__ = [
-    "Tile", "cards", "chips", "difference", "display", "empty", "figure", "grid", "links", "map_view", "save_animation",
-    "save_view", "sentence", "status", "tiles", "wipe", "with_caption",
+    "Tile", "cards", "chips", "difference", "display", "drop_box", "empty", "figure", "grid", "holes", "label_of", "links",
+    "map_view", "save_animation", "save_view", "sentence", "status", "tiles", "title_of", "wipe", "with_caption",
 ]  # fmt: skip
 
 _SIDE = 512
@@ -122,6 +123,16 @@ class Tile:
     alt: str = ""
 
 
+def label_of(method: str) -> str:
+    """A method's name where there is little room."""
+    return "None" if method == "none" else method.upper()
+
+
+def title_of(method: str) -> str:
+    """A method's name as a title."""
+    return "No guidance" if method == "none" else method.upper()
+
+
 def sentence(text: str) -> str:
     """A message as people write it: a capital in front, a point behind."""
     text = " ".join(text.split())
@@ -146,13 +157,29 @@ def tiles(row: Sequence[Tile], columns: int | None = None) -> str:
     return f"<div class=tiles{style}>{''.join(figure(t) for t in row)}</div>"
 
 
+def holes(*titles: str, note: str = "") -> str:
+    """Tiles without a picture."""
+    return tiles([Tile(title, "", note) for title in titles])
+
+
+def drop_box() -> str:
+    """Where a picture is dropped or chosen; the page's script reads its settings, and sends nothing else."""
+    return (
+        "<label class=drop><input type=file accept='.png,image/png' aria-label='A picture of vsf (PNG)'>"
+        "<span>Drop a PNG of vsf here, or choose one</span></label>"
+    )
+
+
 def empty(title: str, text: str) -> str:
     """What stands where nothing was drawn yet."""
     return f"<div class=empty><b>{escape(title)}</b><p>{escape(text)}</p></div>"
 
 
 def wipe(plain: str, guided: str, alt: str) -> str:
-    """Two pictures on top of each other, with a slider that moves their border (by mouse, touch or arrow keys)."""
+    """Two pictures on top of each other, with a slider that moves their border (by mouse, touch or arrow keys).
+
+    Not gradio's ImageSlider: that one (6.31) hears no key, and gives its pictures no alternative text.
+    """
     return (
         '<figure class="tile wipe"><div class=stack>'
         f'<img src="{escape(guided)}" alt="With: {escape(alt)}">'
@@ -176,10 +203,10 @@ def links(files: Sequence[tuple[str, str]]) -> str:
     return f"<div class=links>{''.join(found)}</div>"
 
 
-def chips(groups: Sequence[tuple[str, Sequence[str]]]) -> str:
+def chips(groups: Mapping[str, Sequence[str]]) -> str:
     """Words to click; the page's script puts them where the toggle says."""
     rows = []
-    for name, words in groups:
+    for name, words in groups.items():
         own = "".join(f'<button type=button class=chip data-word="{escape(w)}">{escape(w)}</button>' for w in words)
         rows.append(f"<div class=chiprow><span>{escape(name)}</span><div>{own}</div></div>")
     toggle = "".join(
@@ -213,11 +240,11 @@ def grid(
                 if address
                 else "<div class=hole></div>"
             )
-    return f'<div class=sweep style="--columns:{len(columns[1])}"><span></span>{head}{"".join(body)}</div>'
+    return f'<div class=grid-view style="--columns:{len(columns[1])}"><span></span>{head}{"".join(body)}</div>'
 
 
 @dataclass(frozen=True)
-class Card:
+class GalleryEntry:
     """One entry of the gallery; `pictures` are addresses, none while they are not drawn."""
 
     key: str
@@ -227,7 +254,7 @@ class Card:
     pictures: Sequence[str] = ()
 
 
-def cards(title: str, text: str, entries: Sequence[Card]) -> str:
+def cards(title: str, text: str, entries: Sequence[GalleryEntry]) -> str:
     """A group of the gallery."""
     found = []
     for card in entries:

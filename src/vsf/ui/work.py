@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..draw import Drawn, Request, draw, settings_of
-from ..guidance import VSF, NoGuidance
+from ..guidance import NoGuidance
 from ..prompt import parse_negative
 from .jobs import Job
 
-__all__ = ["Picture", "animate", "compare", "draw_many", "keeps_map", "picture", "sweep_values"]
+__all__ = ["Outcome", "animate", "compare", "draw_many", "keeps_map", "picture", "even_values"]
 
 Work = Callable[[Any, Job], Any]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Outcome:
     """Pictures of one request, without and with the negative from the same noise, and how to make them again."""
 
     request: Request
@@ -36,10 +36,12 @@ class Picture:
 def keeps_map(request: Request, video: bool = False) -> bool:
     """Whether a suppression map comes of this request."""
     guidance = request.guidance
-    if video or not request.guided or not isinstance(guidance, VSF):
+    if video or not request.guided or not guidance.has_map:
         return False
-    acts = any(item.weight > 0 for item in parse_negative(request.negative or ""))
-    return acts and all(a < b for a, b in guidance.ranges) and guidance.blocks != () and not guidance.neutral
+    if any(a >= b for a, b in guidance.ranges) or guidance.blocks == () or guidance.neutral:
+        return False
+    items = [item for item in parse_negative(request.negative or "") if item.weight > 0]
+    return any(max(a, item.start) < min(b, item.stop) for item in items for a, b in guidance.ranges)
 
 
 def _frame(picture: Any) -> Any:
@@ -49,7 +51,7 @@ def _frame(picture: Any) -> Any:
 def picture(request: Request, model: str, video: bool = False) -> Work:
     """Draw without and with the negative."""
 
-    def work(pipe: Any, job: Job) -> Picture:
+    def work(pipe: Any, job: Job) -> Outcome:
         from ..guide import NothingGuided
 
         start = time.perf_counter()
@@ -60,7 +62,7 @@ def picture(request: Request, model: str, video: bool = False) -> Work:
         seconds = time.perf_counter() - start
         notes = tuple(str(w.message) for w in caught if issubclass(w.category, NothingGuided))
         settings = settings_of(request, model, pipe, _frame(drawn.guided[0]).size)
-        return Picture(request, drawn, settings, seconds, notes)
+        return Outcome(request, drawn, settings, seconds, notes)
 
     return work
 
@@ -104,7 +106,7 @@ def compare(request: Request, methods: Mapping[str, Any], model: str) -> Work:
     )
 
 
-def sweep_values(low: float, high: float, count: int) -> list[float]:
+def even_values(low: float, high: float, count: int) -> list[float]:
     """`count` values from `low` to `high`, evenly spaced."""
     if count == 1:
         return [round(low, 3)]
