@@ -1,66 +1,40 @@
-"""The seam between methods and models.
+"""What a family of diffusers models is: where its attention is, in which order its tokens stand, how text enters.
 
-A family says where its attention is, in which order its tokens stand and how text enters; it knows no method. The two
-geometries below do the slicing for all of them. Legend: B batch, H heads, S image queries, P positive text tokens,
-N negative text tokens, D head size, W text embedding width.
+It knows no method. Legend: B batch, P positive text tokens, N negative text tokens, W text embedding width.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..core.attention import Attended, attend, attend_few, merge
-from ..guidance import Guidance
+from ..core.geometry import Frame
 
 __all__ = [
-    "Family", "Frame", "Negative", "Tap", "append_masked", "cross_attention", "extend_mask", "joint_attention", "too_long",
+    "Family", "GuidedPass", "MaskedCross", "Negative", "Tap", "append_masked", "count_tokens", "extend_mask", "too_long",
 ]  # fmt: skip
-
-#: Up to this many keys an attention is written out (`attend_few`), above it takes the fused kernel. (Few queries over many
-#: keys take the fused kernel, too: the matrix product would copy all keys and values first, at 8 times the cost.)
-FEW = 64
 
 
 @dataclass
-class Frame:
-    """What one forward pass needs to know about its negative tokens."""
+class GuidedPass(Frame):
+    """A forward pass of a diffusers model: its frame, and what taps keep from one to the next."""
 
-    method: Guidance
-    n_pos: int
-    n_neg: int
-    knob: Mapping[str, Tensor]  # [B, 1, 1, 1] each
-    neg_bias: Tensor | None  # [B, 1, 1, N]: -inf where a sample has fewer tokens than N; None: all have N
-    pos_bias: Tensor | None  # [B, 1, 1, P]: likewise, where `layout="upstream"` appends the negative to the positive
-    guided: Tensor | None  # [B, 1, 1, 1] bool: False where a sample has no negative; None: all have one
-    weight: Tensor | None = None  # [B, 1, N, 1]: weight of each negative token; None: all 1
-    n_copy: int = 0  # of P: the copy of the negative that `layout="upstream"` adds to the prompt
-    # For taps: the negative and the model's arguments by name as given, what one tap keeps for the next, and whether
-    # the next attention of a guided module is not over the text.
     negative: Negative | None = None
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)  # the model's arguments by name as given
     kept: Any = None
+    #: The next attention of a guided module is not over the text.
     skip: bool = False
     #: The site guided last: a second attention of the same site is an adapter's own, not the one over the text.
     last: int = -1
-    _elsewhere: dict[torch.device, Frame] = field(default_factory=dict)
-
-    def on(self, device: torch.device) -> Frame:
-        """The same with its tensors on the device of the attention, which offloading can make another than the text's."""
-        own = {name: getattr(self, name) for name in ("neg_bias", "pos_bias", "guided", "weight")}
-        if all(x is None or x.device == device for x in (*own.values(), *self.knob.values())):
-            return self
-        if device not in self._elsewhere:
-            moved: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in own.items()}
-            knob = {name: x.to(device) for name, x in self.knob.items()}
-            self._elsewhere[device] = replace(self, knob=knob, **moved)
-        return self._elsewhere[device]
+    #: Whether gradients were on when it began.
+    grad: bool = False
+    #: Where each text of the model has a negative of its own: a frame for each (None: not guided there).
+    streams: tuple[GuidedPass | None, ...] = ()
 
 
 @dataclass
@@ -68,159 +42,28 @@ class Negative:
     """The negative prompt of a batch as the model's text input: `embeds` `[B, N, W]`, `keep` `[B, N]` bool.
 
     `copy`: this is the copy that `layout="upstream"` adds to the prompt, so its positions go on behind the prompt's;
-    otherwise the positions of the negative restart where the prompt's start.
+    otherwise the positions of the negative restart where the prompt's start. `padded`: it was encoded as the model was
+    trained on prompts, so that the model's own pads belong to it. `stream`: the text of the model that it joins, by its
+    number in `Family.streams`; None: all.
     """
 
     embeds: Tensor
     keep: Tensor
     copy: bool = False
+    padded: bool = False
+    stream: int | None = None
 
 
 @dataclass(frozen=True)
 class Tap:
     """A pair of forward hooks on a submodule; they run only inside a guided forward pass of the model.
 
-    `before(frame, args, kwargs)` may return new `(args, kwargs)`, `after(frame, args, output)` a new output.
+    `before(pass_, args, kwargs)` may return new `(args, kwargs)`, `after(pass_, args, output)` a new output.
     """
 
     module: nn.Module
-    before: Callable[[Frame, tuple[Any, ...], dict[str, Any]], Any] | None = None
-    after: Callable[[Frame, tuple[Any, ...], Any], Any] | None = None
-
-
-def _side(frame: Frame, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float | None) -> Attended:
-    if k.shape[2] <= FEW:
-        return attend_few(q, k, v, bias, scale)
-    if bias is None:
-        return attend(q, k, v, None, scale)
-    side = attend(q, k, v, bias.to(q.dtype), scale)
-    # A sample without a negative sees no key at all here; the fused kernels disagree about what that gives.
-    blind = bias.isneginf().all(-1, keepdim=True)
-    return Attended(side.out.masked_fill(blind, 0.0), side.lse.masked_fill(blind.squeeze(-1), -math.inf))
-
-
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
-
-
-def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask, -math.inf)
-
-
-def _guide(frame: Frame, pos: Attended, neg: Attended) -> Tensor:
-    out = frame.method.combine(pos, neg, frame.knob)
-    return out if frame.guided is None else torch.where(frame.guided, out, pos.out)
-
-
-def _flip(frame: Frame, v: Tensor) -> Tensor:
-    v = frame.method.values(v, frame.knob)
-    return v if frame.weight is None else v * frame.weight.to(v.dtype)
-
-
-Recorder = Callable[[Attended, Attended], None]
-#: q, k, v, the model's own mask, scale -> output and log-sum-exp: the kernel of the big, unguided call.
-Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None", "float | None"], Attended]
-
-
-def cross_attention(
-    frame: Frame,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float | None,
-    active: bool = True,
-    record: Recorder | None = None,
-    kernel: Attend = attend,
-) -> Tensor:
-    """Image queries `[B, H, S, D]` over the text keys `[B, H, P + N, D]`, negative tokens last.
-
-    Both layouts and both kinds of method see the same thing here: the negative is the keys of its own tokens.
-    """
-    p = frame.n_pos
-    pos_mask, neg_mask = (None, None) if mask is None else (mask[..., :p], _additive(mask[..., p:], q))
-    pos = kernel(q, k[:, :, :p], v[:, :, :p], pos_mask, scale)
-    if not active:
-        return pos.out
-    neg_bias = _plus(neg_mask, frame.neg_bias)
-    neg = _side(frame, q, k[:, :, p:], _flip(frame, v[:, :, p:]), neg_bias, scale)
-    if record is not None:
-        record(pos, neg)
-    return _guide(frame, pos, neg)
-
-
-def joint_attention(
-    frame: Frame,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float | None,
-    active: bool = True,
-    record: Recorder | None = None,
-    text_first: bool = False,
-    kernel: Attend = attend,
-) -> Tensor:
-    """Joint attention over `[image, positive, negative]`, or over `[negative, positive, image]` with `text_first`.
-
-    ========  ==============================================================
-    rows      see
-    ========  ==============================================================
-    image     image + positive (the unguided call), and the negative by the method's rule
-    positive  image + positive, never the negative (the unguided call)
-    negative  image + negative, never the positive
-    ========  ==============================================================
-    """
-    length, n, p = q.shape[2], frame.n_neg, frame.n_pos
-    if text_first:
-        negative, main, rows = slice(0, n), slice(n, length), slice(p, length - n)
-        image = slice(n + p, length)
-    else:
-        negative, main, rows = slice(length - n, length), slice(0, length - n), slice(0, length - n - p)
-        image = rows
-
-    def own_mask(queries: slice, keys: slice) -> Tensor | None:
-        """The model's own mask for these queries and keys."""
-        if mask is None:
-            return None
-        return (mask if mask.shape[-2] == 1 else mask[..., queries, :])[..., keys]
-
-    def seen(queries: slice, keys: slice) -> Tensor | None:
-        return _additive(own_mask(queries, keys), q)
-
-    main_mask = own_mask(main, main)
-    if frame.pos_bias is not None:
-        pad = frame.pos_bias.new_zeros(frame.pos_bias.shape[0], 1, 1, length - n - p)
-        bias = torch.cat([frame.pos_bias, pad] if text_first else [pad, frame.pos_bias], -1).to(q.dtype)
-        main_mask = _plus(seen(main, main), bias)
-        kernel = attend  # the model has no such bias, and the kernel that was chosen for it may take none
-    unguided = kernel(q[:, :, main], k[:, :, main], v[:, :, main], main_mask, scale)
-
-    k_neg, v_neg = k[:, :, negative], v[:, :, negative]
-    k_image, v_image = k[:, :, image], v[:, :, image]
-    own_bias = _plus(seen(negative, negative), frame.neg_bias)
-    stream = merge(
-        _side(frame, q[:, :, negative], k_image, v_image, seen(negative, image), scale),
-        _side(frame, q[:, :, negative], k_neg, v_neg, own_bias, scale),
-    ).out
-    out = unguided.out
-    if active:
-        pos = Attended(out[:, :, rows], unguided.lse[:, :, rows])
-        neg_bias = _plus(seen(image, negative), frame.neg_bias)
-        neg = _side(frame, q[:, :, image], k_neg, _flip(frame, v_neg), neg_bias, scale)
-        if frame.method.negative == "branch":
-            neg = merge(kernel(q[:, :, image], k_image, v_image, own_mask(image, image), scale), neg)
-        if record is not None:
-            record(pos, neg)
-        guided = _guide(frame, pos, neg)
-        text = out[:, :, :p] if text_first else out[:, :, length - n - p :]
-        pieces = [stream, text, guided] if text_first else [guided, text, stream]
-    else:
-        pieces = [stream, out] if text_first else [out, stream]
-    # Written as [B, S, H, D] in memory, which is how the processors read it next.
-    return torch.cat([x.transpose(1, 2) for x in pieces], 1).transpose(1, 2)
+    before: Callable[[GuidedPass, tuple[Any, ...], dict[str, Any]], Any] | None = None
+    after: Callable[[GuidedPass, tuple[Any, ...], Any], Any] | None = None
 
 
 def extend_mask(mask: Tensor | None, n: int) -> Tensor | None:
@@ -242,6 +85,13 @@ def append_masked(call: dict[str, Any], negative: Negative) -> None:
     call["encoder_attention_mask"] = mask.gather(1, order)
 
 
+def count_tokens(pipe: Any, tokenizer: Any, text: str, limit: int | None = None) -> int:
+    """The tokens of a text as the pipeline reads it, special tokens included, and at most `limit` (the tokenizer's)."""
+    spell_out = getattr(pipe, "maybe_convert_prompt", None)  # textual inversions of several vectors
+    text = text if spell_out is None else spell_out(text, tokenizer)
+    return len(tokenizer(text, truncation=True, max_length=limit or tokenizer.model_max_length).input_ids)
+
+
 def too_long(text: str, tokens: int, limit: int, who: str) -> ValueError:
     """The error for a negative of which only the first `limit` of its `tokens` would be read."""
     short = text if len(text) <= 50 else text[:47].rstrip() + "..."
@@ -257,8 +107,9 @@ class Family(ABC):
     #: Name in messages, and the class names of the models it serves.
     name: ClassVar[str]
     models: ClassVar[tuple[str, ...]]
-    #: How text meets the image.
-    geometry: ClassVar[Literal["cross", "image_first", "text_first"]]
+    #: How text meets the image: in an attention of its own, as keys before the image's in the image's attention, or in one of
+    #: both together, and which of the two comes first there.
+    geometry: ClassVar[Literal["cross", "keys", "image_first", "text_first"]]
     #: The argument of the model's forward that carries the text `[B, P, W]`.
     text_argument: ClassVar[str] = "encoder_hidden_states"
     #: For a family with taps: whether they bring the negative tokens in, so that `extend` does not.
@@ -266,6 +117,14 @@ class Family(ABC):
     #: The tokenizers that, in pipelines with several, serve the pooled embedding alone, which stays the positive
     #: prompt's: what they cut off a negative is not missed.
     pooled: ClassVar[tuple[str, ...]] = ()
+    #: The texts of a model that has several, which may have a negative of its own each (LTX-2: video and audio).
+    streams: ClassVar[tuple[str, ...]] = ()
+    #: The pipelines that draw everything with classifier-free guidance, whatever they are given.
+    always_guided: ClassVar[tuple[str, ...]] = ()
+    #: Whether the pipelines pack 2 x 2 latents into one before the model sees them.
+    packed: ClassVar[bool] = False
+    #: What the pipelines demand of the sides of a picture whatever the autoencoder is: multiples of so many pixels.
+    pixels: ClassVar[int] = 1
 
     @abstractmethod
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -286,11 +145,24 @@ class Family(ABC):
         the pipeline has such an argument (its default if None).
         """
 
+    def stream_of(self, model: nn.Module, site: int) -> int:
+        """Which of `streams` the attention number `site` is over."""
+        return 0
+
+    def stride(self, model: nn.Module) -> int:
+        """How many latents a token of the image covers along a side."""
+        patch = 2 if self.packed else getattr(model.config, "patch_size", 1)
+        return int(patch[-1] if isinstance(patch, (tuple, list)) else patch)
+
+    def longest(self, model: nn.Module) -> int | None:
+        """How many tokens of the image may stand along a side; None: any number."""
+        return None
+
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         """Where negative tokens cannot simply join the text inputs: the hooks that bring them in further down.
 
         If this is not empty and the family is `late`, `extend` is called only to lengthen the positive prompt itself
-        (`layout="upstream"`), and the taps put the tokens of `frame.negative` behind the positive ones. The model's
+        (`layout="upstream"`), and the taps put the tokens of `GuidedPass.negative` behind the positive ones. The model's
         own attention mask need not know of them: their columns are made visible (`neg_bias` hides the missing ones).
         """
         return ()
@@ -298,7 +170,8 @@ class Family(ABC):
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         """Add the negative tokens to the text inputs in `call` (the model's forward arguments by name), in place."""
         text = call[self.text_argument]
-        order = [negative.embeds, text] if self.geometry == "text_first" else [text, negative.embeds]
+        ahead = self.geometry in ("text_first", "keys")
+        order = [negative.embeds, text] if ahead else [text, negative.embeds]
         call[self.text_argument] = torch.cat(order, 1)
 
     def text(self, call: Mapping[str, Any]) -> Any:
@@ -308,7 +181,25 @@ class Family(ABC):
             return torch.nn.utils.rnn.pad_sequence(text, batch_first=True)
         return text
 
-    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int] | None:
-        """Height and width of the image's token grid (or of a multiple of it), where the model has one."""
+    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """`(height, width)`, or `(frames, height, width)`, of the image's token grid (or of a multiple of it), where the
+        model has one."""
         x = call.get("hidden_states", call.get("sample"))
-        return (int(x.shape[-2]), int(x.shape[-1])) if isinstance(x, Tensor) and x.ndim == 4 else None
+        return tuple(x.shape[2:]) if isinstance(x, Tensor) and x.ndim in (4, 5) else None
+
+
+class MaskedCross(Family):
+    """A transformer whose blocks have one cross attention over the text, `attn2`, with a mask over the text."""
+
+    geometry = "cross"
+
+    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
+        return [block.attn2 for block in model.transformer_blocks]  # pyright: ignore
+
+    def width(self, model: nn.Module) -> int:
+        config: Any = model.config
+        return config.caption_channels or config.cross_attention_dim
+
+    def extend(self, call: dict[str, Any], negative: Negative) -> None:
+        super().extend(call, negative)
+        call["encoder_attention_mask"] = extend_mask(call.get("encoder_attention_mask"), negative.embeds.shape[1])

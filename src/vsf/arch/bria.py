@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .base import count_tokens
 from .flux import Flux
 
 
@@ -18,8 +19,9 @@ class Bria(Flux):
 
     name = "Bria"
     models = ("BriaTransformer2DModel",)
+    packed = False  # as Flux, but its pipeline's `vae_scale_factor` counts that already
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         length = max_sequence_length or 128
         embeds = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0][0]
-        return embeds if padded else embeds[: len(pipe.tokenizer(text, truncation=True, max_length=length).input_ids)]
+        return embeds if padded else embeds[: count_tokens(pipe, pipe.tokenizer, text, length)]

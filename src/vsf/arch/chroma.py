@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Negative
+from .base import Negative, count_tokens
 from .flux import Flux
 
 
@@ -32,6 +32,6 @@ class Chroma(Flux):
         """Padded: the real tokens and the first pad, which is what the pipeline's mask shows the model."""
         length = max_sequence_length or 512
         if not padded:
-            length = len(pipe.tokenizer(text, truncation=True, max_length=length).input_ids)
+            length = count_tokens(pipe, pipe.tokenizer, text, length)
         embeds, _, mask, *_ = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)
         return embeds[0][: int(mask[0].sum())]

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Family, Negative
+from .base import Family, Negative, count_tokens
 
 
 class CogView4(Family):
@@ -22,6 +22,7 @@ class CogView4(Family):
     name = "CogView4"
     models = ("CogView4Transformer2DModel",)
     geometry = "text_first"
+    pixels = 16
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
         return [block.attn1 for block in model.transformer_blocks]  # pyright: ignore
@@ -40,5 +41,5 @@ class CogView4(Family):
         and unmasked, so they have seen those pads, as in every prompt the model was trained on."""
         length = max_sequence_length or 1024
         embeds = pipe.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=length)[0][0]
-        real = len(pipe.tokenizer(text, truncation=True, max_length=length).input_ids)
+        real = count_tokens(pipe, pipe.tokenizer, text, length)
         return embeds if padded else embeds[-real:]

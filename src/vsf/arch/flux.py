@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Family, Negative
+from .base import Family, Negative, count_tokens
 
 
 class Flux(Family):
@@ -24,6 +24,7 @@ class Flux(Family):
     name = "Flux.1"
     models = ("FluxTransformer2DModel",)
     geometry = "text_first"
+    packed = True
     pooled = ("tokenizer",)
     #: The columns of `txt_ids` that count the tokens from the first on; the others are the same for all tokens.
     counted: ClassVar[tuple[int, ...]] = ()
@@ -49,10 +50,10 @@ class Flux(Family):
         length = max_sequence_length or 512
         if not padded:
             # T5 runs without a mask here, so pads would change the real tokens: encode at the exact length.
-            length = len(pipe.tokenizer_2(text, truncation=True, max_length=length).input_ids)
+            length = count_tokens(pipe, pipe.tokenizer_2, text, length)
         return pipe.encode_prompt(prompt=text, prompt_2=text, max_sequence_length=length)[0][0]
 
-    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int] | None:
+    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, ...] | None:
         """From `img_ids` (frame or kind, row, column, ...); None where there is a reference image as well."""
         ids: Tensor = call["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids

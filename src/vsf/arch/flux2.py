@@ -45,10 +45,11 @@ class Flux2(Flux):
         return pipe.encode_prompt(text, max_sequence_length=length)[0][0]
 
     def _tokens(self, pipe: Any, text: str) -> int:
-        if hasattr(pipe, "system_message"):  # Flux2Pipeline; a processor with its own message format
+        system = getattr(pipe, "system_message", None)
+        if system is not None:  # not Klein; a processor with its own message format
             from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
-            messages = format_input(prompts=[text], system_message=pipe.system_message)
+            messages = format_input(prompts=[text], system_message=system)
             chat = {"add_generation_prompt": False, "tokenize": True, "return_dict": True}
             return len(pipe.tokenizer.apply_chat_template(messages, **chat)["input_ids"][0])
         message = [{"role": "user", "content": text}]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import Family, Frame, Negative, Tap, append_masked
+from .base import Family, GuidedPass, Negative, Tap, append_masked
+from .caches import apart
 
 
 class HunyuanVideo(Family):
@@ -24,6 +26,7 @@ class HunyuanVideo(Family):
     name = "HunyuanVideo"
     models = ("HunyuanVideoTransformer3DModel",)
     geometry = "image_first"
+    pixels = 16
     pooled = ("tokenizer_2",)
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -32,11 +35,12 @@ class HunyuanVideo(Family):
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         refiner: Any = model.context_embedder
 
-        def refine(frame: Frame, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        def refine(frame: GuidedPass, args: tuple[Any, ...], output: Tensor) -> Tensor:
             negative: Any = frame.negative
             seen = negative.keep | ~negative.keep.any(1, keepdim=True)  # a sample without a negative: no 0 / 0
             # forward(), not a call: this is a hook of the same module.
-            return torch.cat([output, refiner.forward(negative.embeds, args[1], seen.to(args[2].dtype))], 1)
+            run = partial(refiner.forward, negative.embeds, args[1], seen.to(args[2].dtype))
+            return torch.cat([output, apart(refiner, run)], 1)
 
         return [Tap(refiner, after=refine)]
 

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Family, Negative, extend_mask
+from .base import MaskedCross
 
 
-class LTX(Family):
-    """Cross attention in every `attn2`, with a mask over the text.
-
-    Checked in diffusers 0.42.1: the text enters through `caption_projection`, token by token; the model turns the mask
+class LTX(MaskedCross):
+    """Checked in diffusers 0.42.1: the text enters through `caption_projection`, token by token; the model turns the mask
     into a bias of -10000, so padded tokens are never seen. The text encoder, however, runs without a mask, so real
     tokens depend on how many pads stand behind them.
     """
 
     name = "LTX-Video"
     models = ("LTXVideoTransformer3DModel",)
-    geometry = "cross"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn2 for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.caption_channels  # pyright: ignore
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        call["encoder_attention_mask"] = extend_mask(call.get("encoder_attention_mask"), negative.embeds.shape[1])
+    pixels = 32
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         length = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .base import Family, Negative, extend_mask
 
 AUDIO = "audio_encoder_hidden_states"
+MASKS = ("encoder_attention_mask", "audio_encoder_attention_mask")
 
 
 class LTX2(Family):
@@ -27,6 +28,8 @@ class LTX2(Family):
     name = "LTX-2"
     models = ("LTX2VideoTransformer3DModel",)
     geometry = "cross"
+    pixels = 32
+    streams = ("video", "audio")
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
         blocks: Any = model.transformer_blocks
@@ -46,12 +49,17 @@ class LTX2(Family):
 
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         start = 0
-        for name in (self.text_argument, AUDIO):
+        for stream, name in enumerate((self.text_argument, AUDIO)):
             width = call[name].shape[-1]
-            call[name] = torch.cat([call[name], negative.embeds[..., start : start + width]], 1)
+            if negative.stream in (None, stream):
+                call[name] = torch.cat([call[name], negative.embeds[..., start : start + width]], 1)
+                mask = MASKS[stream]
+                call[mask] = extend_mask(call.get(mask), negative.embeds.shape[1])
             start += width
-        for name in ("encoder_attention_mask", "audio_encoder_attention_mask"):
-            call[name] = extend_mask(call.get(name), negative.embeds.shape[1])
+
+    def stream_of(self, model: nn.Module, site: int) -> int:
+        blocks: Any = model.transformer_blocks
+        return int(site >= len(blocks))
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         given = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Family, Frame, Negative, Tap, append_masked
+from .base import Family, GuidedPass, Negative, Tap, append_masked
+from .caches import apart
 
 
 class Lumina2(Family):
@@ -38,6 +39,9 @@ class Lumina2(Family):
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         append_masked(call, negative)
 
+    def longest(self, model: nn.Module) -> int:
+        return min(model.config.axes_lens[1:])  # pyright: ignore
+
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         """With no system prompt in front, as the pipeline encodes its own negative prompts."""
         given = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
@@ -45,7 +49,7 @@ class Lumina2(Family):
         return embeds[0, mask[0].bool()]
 
 
-def _start(model: Any, frame: Frame, x: Tensor) -> Any:
+def _start(model: Any, frame: GuidedPass, x: Tensor) -> Any:
     """The negative's tokens as the context refiner leaves them, their rotary factors, and the order of the stream."""
     negative: Any = frame.negative
     text = frame.call["encoder_attention_mask"].sum(1, keepdim=True)
@@ -63,7 +67,7 @@ def _start(model: Any, frame: Frame, x: Tensor) -> Any:
     turn = torch.where(ids[..., :1] < 0, turn.conj(), turn)  # the table has no negative positions
     seen = negative.keep | ~negative.keep.any(1, keepdim=True)  # no row without any key
     for layer in model.context_refiner:
-        stream = layer(stream, seen, turn)
+        stream = apart(layer, partial(layer, stream, seen, turn))
     return stream, turn, order
 
 
@@ -71,7 +75,7 @@ def _pick(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
 
-def _join(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _join(model: Any, frame: GuidedPass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, mask, freqs, *rest = args
     if frame.kept is None:
         frame.kept = _start(model, frame, x)
@@ -80,7 +84,7 @@ def _join(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any
     return (x, None if mask is None else mask.gather(1, order), freqs, *rest), kwargs
 
 
-def _part(frame: Frame, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _part(frame: GuidedPass, args: tuple[Any, ...], output: Tensor) -> Tensor:
     _, turn, order = frame.kept
     frame.kept = output[:, -frame.n_neg :], turn, order
     return _pick(output[:, : -frame.n_neg], order.argsort(1))

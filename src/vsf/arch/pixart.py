@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Family, Negative, extend_mask
+from .base import MaskedCross
 
 
-class PixArt(Family):
-    """Cross attention in every `attn2`, with a mask over the text.
-
-    Checked in diffusers 0.42.1: the text enters through `caption_projection`, token by token; pads are masked in the
+class PixArt(MaskedCross):
+    """Checked in diffusers 0.42.1: the text enters through `caption_projection`, token by token; pads are masked in the
     text encoder and in the model, so the real tokens are all there is to see.
     """
 
     name = "PixArt"
     models = ("PixArtTransformer2DModel",)
-    geometry = "cross"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn2 for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        config: Any = model.config
-        return config.caption_channels or config.cross_attention_dim
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        call["encoder_attention_mask"] = extend_mask(call.get("encoder_attention_mask"), negative.embeds.shape[1])
+    pixels = 8
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         given = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Family, Frame, Negative, Tap
+from .base import Family, GuidedPass, Negative, Tap
 
 #: What the edit pipelines put in front of the prompt for the picture.
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -28,6 +28,7 @@ class QwenImage(Family):
     name = "Qwen-Image"
     models = ("QwenImageTransformer2DModel",)
     geometry = "text_first"
+    packed = True
     late = False  # the tap only arranges positions
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -47,7 +48,7 @@ class QwenImage(Family):
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         """One prompt is never padded here. The edit pipelines' template is used without its picture."""
-        template = pipe.prompt_template_encode
+        template = getattr(pipe, "prompt_template_encode", "")  # a modular pipeline keeps it in its text block
         limit = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}
         pipe.prompt_template_encode = template.replace(PICTURE, "")
         try:
@@ -55,14 +56,14 @@ class QwenImage(Family):
         finally:
             pipe.prompt_template_encode = template
 
-    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, int] | None:
+    def grid(self, model: nn.Module, call: Mapping[str, Any]) -> tuple[int, ...] | None:
         """None where there are reference images or layers as well."""
         shapes = call["img_shapes"][0]
         shapes = [shapes] if isinstance(shapes, tuple) else shapes
         return tuple(shapes[0][1:]) if len(shapes) == 1 and shapes[0][0] == 1 else None  # pyright: ignore
 
 
-def _positions(frame: Frame, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _positions(frame: GuidedPass, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of the rotary table for `[negative, (its upstream copy,) prompt]` from those of `[0, 1, 2, ...]`."""
     image, text = output
     prompt = frame.n_pos - frame.n_copy

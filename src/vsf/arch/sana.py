@@ -1,18 +1,17 @@
-"""Sana and Sana-Sprint."""
+"""Sana, Sana-Sprint and Sana-Video."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Family, Negative, extend_mask
+from .base import MaskedCross
 
 
-class Sana(Family):
-    """Cross attention in every `attn2`, with a mask over the text; the self attention is linear and has no text.
+class Sana(MaskedCross):
+    """The self attention is linear and has no text.
 
     Checked in diffusers 0.42.1: the text enters through `caption_projection` and `caption_norm`, token by token; pads
     are masked in the text encoder (which is causal) and in the model, so the real tokens are all there is to see. As
@@ -20,18 +19,8 @@ class Sana(Family):
     """
 
     name = "Sana"
-    models = ("SanaTransformer2DModel",)
-    geometry = "cross"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn2 for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.caption_channels  # pyright: ignore
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        call["encoder_attention_mask"] = extend_mask(call.get("encoder_attention_mask"), negative.embeds.shape[1])
+    models = ("SanaTransformer2DModel", "SanaVideoTransformer3DModel")
+    pixels = 32
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         given: dict[str, Any] = {} if max_sequence_length is None else {"max_sequence_length": max_sequence_length}

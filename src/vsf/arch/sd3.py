@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Family
+from .base import Family, count_tokens
 
 
 class SD3(Family):
@@ -27,21 +27,22 @@ class SD3(Family):
     def width(self, model: nn.Module) -> int:
         return model.config.joint_attention_dim  # pyright: ignore
 
+    def longest(self, model: nn.Module) -> int:
+        return model.config.pos_embed_max_size  # pyright: ignore
+
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         limit = max_sequence_length or 256
         clip_length = pipe.tokenizer_max_length
         t5_length = limit
         if not padded:
             # T5 runs without a mask here, so pads would change the real tokens: encode at the exact length.
-            t5 = pipe.tokenizer_3
-            t5_length = 0 if t5 is None else len(t5(text, truncation=True, max_length=limit).input_ids)
+            t5 = None if pipe.text_encoder_3 is None else pipe.tokenizer_3
+            t5_length = 0 if t5 is None else count_tokens(pipe, t5, text, limit)
         embeds = pipe.encode_prompt(
             text, text, text, do_classifier_free_guidance=False, max_sequence_length=max(t5_length, 1)
         )[0][0]
         if padded:
             return embeds
         # CLIP is causal: its real tokens do not see the pads behind them.
-        real = max(
-            len(t(text, truncation=True, max_length=clip_length).input_ids) for t in (pipe.tokenizer, pipe.tokenizer_2)
-        )
+        real = max(count_tokens(pipe, t, text, clip_length) for t in (pipe.tokenizer, pipe.tokenizer_2))
         return torch.cat([embeds[:real], embeds[clip_length : clip_length + t5_length]])

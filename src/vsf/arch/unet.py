@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL (Turbo, Lightning, LCM, DMD2): the conditional UNet."""
+"""Stable Diffusion 1.x, 2.x and XL (Turbo, Lightning, LCM, DMD2) and Kolors: the conditional UNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Family, Negative
+from .base import Family, Negative, count_tokens
 
 
 class UNet(Family):
@@ -17,6 +17,7 @@ class UNet(Family):
     name = "Stable Diffusion UNet"
     models = ("UNet2DConditionModel",)
     geometry = "cross"
+    pixels = 8
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
         return [
@@ -37,14 +38,14 @@ class UNet(Family):
             call["encoder_attention_mask"] = F.pad(mask, (0, negative.embeds.shape[1]), value=1)
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
+        # Kolors has a `max_sequence_length`, which its pipelines check and do not use.
         embeds = pipe.encode_prompt(
             prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )[0][0]
         if padded:
             return embeds
-        # CLIP is causal: its real tokens do not see the pads behind them.
-        tokenizers = [
-            t for t in (getattr(pipe, "tokenizer", None), getattr(pipe, "tokenizer_2", None)) if t is not None
-        ]
-        real = max(len(t(text, truncation=True, max_length=t.model_max_length).input_ids) for t in tokenizers)
-        return embeds[:real]
+        # CLIP is causal, so its real tokens do not see the pads behind them; ChatGLM's do not see those in front, which
+        # are masked.
+        tokenizers = [t for t in (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")) if t is not None]
+        real = max(count_tokens(pipe, tokenizer, text) for tokenizer in tokenizers)
+        return embeds[-real:] if tokenizers[0].padding_side == "left" else embeds[:real]
