@@ -6,6 +6,9 @@ locate()
 
 from . import nodes  # noqa: E402
 
+#: Help pages: docs/<node id>.md in it.
+WEB_DIRECTORY = "./web"
+
 try:
     from comfy_api.latest import ComfyExtension  # pyright: ignore[reportMissingImports]
 except ImportError:  # a version of ComfyUI without the current schema

@@ -1,7 +1,7 @@
 """Which of ComfyUI's models can be guided: where text meets the image in each, and what else has to know of it.
 
-Read in ComfyUI 0.3.64. In every joint model there the text stands in front of the image, `[text, image]`, so the
-negative is put in front of the prompt and everything behind it stays one piece.
+Read in ComfyUI 0.3.64 and 0.33.0. In every joint model there the text stands in front of the image, `[text, image]`, so
+the negative is put in front of the prompt and everything behind it stays one piece.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
-__all__ = ["FAMILIES", "Family", "UnsupportedModel", "family_of", "supported"]
-
-
-class UnsupportedModel(ValueError):
-    """The model cannot be guided; the message names it and lists what can."""
+__all__ = ["FAMILIES", "Family", "check_encoder", "family_of", "supported"]
 
 
 @contextmanager
@@ -62,8 +59,14 @@ class Family:
     blocks: Callable[[Any], int]
     taps: Callable[[Any, Any], Any] = _nothing
     late: bool = False
+    #: What becomes of a padded negative: `prepare(base model, tokens [M, N, W], {"noise": the latent})`.
+    prepare: Callable[[Any, torch.Tensor, Mapping[str, Any]], torch.Tensor] = lambda base, tokens, given: tokens
+    #: Whether the model attends to prompt tokens that the encoder's mask leaves out.
+    sees_pads: bool = False
     #: Raises where the arguments of a forward pass do not allow guidance.
     before: Callable[[Any, Mapping[str, Any]], None] = lambda model, given: None
+    #: The text encoders whose tokens it takes, as VSF Negative Prompt names them: ComfyUI's keys, in order.
+    encoders: tuple[str, ...] = ()
     #: Why this very model cannot be guided all the same, if so.
     unfit: Callable[[Any], str | None] = lambda model: None
 
@@ -88,22 +91,42 @@ def _sd3_unfit(model: Any) -> str | None:
 
 
 @contextmanager
-def _qwen_positions(model: Any, pass_: Any) -> Iterator[None]:
-    """Qwen-Image numbers its text tokens in order: give the prompt its own positions, and the negative the same start."""
+def _numbered(model: Any, pass_: Any) -> Iterator[None]:
+    """Where text tokens are numbered, give the prompt its own numbers, and the negative those it had as the prompt.
+
+    What the ids of this very pass say decides, not the model's name: Flux.1 gives all of its text position 0 (then this
+    changes nothing), Flux2, Ovis, Qwen-Image and later Radiance count from the first token, and LongCat moves the image
+    behind the text as well. A prompt that is padded in front (Flux2 does, up to 512) ends where all prompts end, and so
+    does the negative.
+    """
 
     def reorder(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        ids, frame = args[0], pass_.frame  # [B, negative + copy + prompt + image, 3]
-        text = frame.n_neg + frame.n_pos
-        prompt = frame.n_pos - frame.n_copy
-        own = ids[:, :text]
-        rows = [own[:, : frame.n_neg], own[:, prompt : frame.n_pos], own[:, :prompt], ids[:, text:]]
-        return (torch.cat(rows, 1), *args[1:])
+        ids, frame = args[0], pass_.frame  # [B, negative + copy + prompt + image, axes]
+        n, p = frame.n_neg, frame.n_pos
+        own, image = ids[:, : n + p], ids[:, n + p :]
+        if not image.shape[1]:
+            raise ValueError(f"{type(model).__name__} places its text apart from the image; it cannot be guided")
+        step = own[:, 1:2] - own[:, :1]
+        behind = (step != 0) & (image[:, :1] == n + p)
+        image = image - n * behind.to(image)
+        first = p - n if pass_.padded_in_front or bool(behind.any()) else 0
+        count = partial(torch.arange, device=ids.device)
+        prompt = p - frame.n_copy
+        place = torch.cat([count(first, first + n), count(prompt, p), count(prompt)])
+        text = own[:, place] if first >= 0 else own[:, :1] + place[None, :, None].to(ids) * step
+        return (torch.cat([text, image], 1), *args[1:])
 
     handle = model.pe_embedder.register_forward_pre_hook(reorder)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _as_a_prompt(base: Any, tokens: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
+    """The negative `[M, N, W]` as ComfyUI's own model would hand it on as a prompt (Flux2 pads it in front)."""
+    made = base.extra_conds(cross_attn=tokens, pooled_output=None, device=tokens.device, **given)
+    return made["c_crossattn"].cond
 
 
 def _lumina_unfit(model: Any) -> str | None:
@@ -130,7 +153,7 @@ def _lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
         frame.n_pos = x.shape[1] - up(-(-pass_.size[0] // patch) * -(-pass_.size[1] // patch))
         stream = model.cap_embedder(pass_.negative.to(x))
         n = stream.shape[1]
-        if pass_.guide.method.padded and up(n) > n:
+        if pass_.guide.method.negative == "padded" and up(n) > n:
             pads = model.cap_pad_token.to(stream).expand(len(stream), up(n) - n, -1)
             stream = torch.cat([stream, pads], 1)
             if frame.neg_bias is not None:
@@ -168,17 +191,51 @@ def _lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
             handle.remove()
 
 
+#: The same T5 is the encoder of several; beside CLIP, whose tokens it does not hand on, it is Flux's.
+T5 = ("t5xxl", "l t5xxl")
+
 FAMILIES: tuple[Family, ...] = (
-    Family("SD 1.x, SD 2.x, SDXL", ("UNetModel",), "unet", _unet_blocks, unfit=_unet_unfit),
-    Family("SD3, SD3.5", ("OpenAISignatureMMDITWrapper",), "joint", lambda m: len(m.joint_blocks), unfit=_sd3_unfit),
-    Family("Flux (dev, schnell, Krea, Kontext, Fill)", ("Flux",), "joint", _dual_and_single),
-    Family("Chroma", ("Chroma", "ChromaRadiance"), "joint", _dual_and_single),
+    Family(
+        "SD 1.x, SD 2.x, SDXL",
+        ("UNetModel",),
+        "unet",
+        _unet_blocks,
+        encoders=("l", "h", "g", "g l"),
+        unfit=_unet_unfit,
+    ),
+    Family(
+        "SD3, SD3.5",
+        ("OpenAISignatureMMDITWrapper",),
+        "joint",
+        lambda m: len(m.joint_blocks),
+        encoders=("g l t5xxl", "t5xxl"),
+        unfit=_sd3_unfit,
+    ),
+    Family(
+        "Flux.1 (dev, schnell, Krea, Kontext, Fill), Flux2 and Klein, LongCat-Image, Ovis-Image",
+        ("Flux",),
+        "joint",
+        _dual_and_single,
+        taps=_numbered,
+        prepare=_as_a_prompt,
+        sees_pads=True,
+        encoders=(*T5, "mistral3_24b", "qwen3_4b", "qwen3_8b", "qwen25_7b", "qwen3_2b"),
+    ),
+    Family(
+        "Chroma and Radiance",
+        ("Chroma", "ChromaRadiance"),
+        "joint",
+        _dual_and_single,
+        taps=_numbered,
+        encoders=T5,
+    ),
     Family(
         "Qwen-Image (and Edit)",
         ("QwenImageTransformer2DModel",),
         "joint",
         lambda m: len(m.transformer_blocks),
-        taps=_qwen_positions,
+        taps=_numbered,
+        encoders=("qwen25_7b",),
     ),
     Family(
         "Lumina 2, Z-Image",
@@ -188,6 +245,7 @@ FAMILIES: tuple[Family, ...] = (
         taps=_lumina_stream,
         late=True,
         before=_lumina_before,
+        encoders=("gemma2_2b", "qwen3_4b"),
         unfit=_lumina_unfit,
     ),
     Family(
@@ -196,8 +254,9 @@ FAMILIES: tuple[Family, ...] = (
         "cross",
         lambda m: len(m.blocks) + len(getattr(m, "vace_blocks", ())),
         before=_wan_before,
+        encoders=("umt5xxl",),
     ),
-    Family("LTX-Video", ("LTXVModel",), "cross", lambda m: len(m.transformer_blocks)),
+    Family("LTX-Video", ("LTXVModel",), "cross", lambda m: len(m.transformer_blocks), encoders=T5),
 )
 
 
@@ -210,13 +269,27 @@ def family_of(model: Any) -> Family:
     """The family of a ComfyUI diffusion model.
 
     Raises:
-        UnsupportedModel: there is none, or this very model cannot be guided.
+        ValueError: there is none, or this very model cannot be guided; the message names it and lists what can.
     """
     name = type(model).__name__
     for family in FAMILIES:
         if name in family.models:
             reason = family.unfit(model)
             if reason:
-                raise UnsupportedModel(f"{name} cannot be guided: {reason}; supported: {supported()}")
+                raise ValueError(f"{name} cannot be guided: {reason}; supported: {supported()}")
             return family
-    raise UnsupportedModel(f"{name} cannot be guided; supported: {supported()}")
+    raise ValueError(f"{name} cannot be guided; supported: {supported()}")
+
+
+def check_encoder(family: Family, encoder: str | None) -> None:
+    """Refuse a negative that was written for another model; None, or an encoder that no family lists, passes.
+
+    Raises:
+        ValueError: it was.
+    """
+    known = {name for other in FAMILIES for name in other.encoders}
+    if encoder in known - set(family.encoders):
+        raise ValueError(
+            f"the negative was encoded by {encoder.replace(' ', ' + ')}, but {family.name} takes "
+            f"{' or '.join(name.replace(' ', ' + ') for name in family.encoders)}; use the CLIP that encodes the prompt"
+        )

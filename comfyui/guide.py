@@ -3,104 +3,36 @@
 Everything goes through ComfyUI's own seams. A wrapper around `apply_model` lengthens the text and hands the model a
 copy of `transformer_options` with an `optimized_attention_override` that knows this one forward pass; when the pass is
 over nothing of it is left, also after an interrupt. The override slices queries, keys and values with the geometries of
-`vsf.arch.base` and calls the attention function that was chosen (sage, flash, xformers, torch), or the override that was
+`vsf.core.geometry` and calls the attention function that was chosen (sage, flash, xformers, torch), or the override that was
 there already, for the big unguided part. Legend: B batch, H heads, P prompt tokens, N negative tokens, W text width.
 """
 
 from __future__ import annotations
 
-import math
+import logging
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsf.arch.base import Frame, cross_attention, joint_attention
-from vsf.core.attention import Attended, attend, log_sum_exp
-from vsf.guidance import VSF, Guidance, knobs
+from vsf.core.attention import Attended, additive, attend, log_sum_exp
+from vsf.core.geometry import Frame, cross_attention, joint_attention
+from vsf.guidance import Guidance, blocks_text, knobs
 
 from .families import Family, family_of
+from .maps import POSITIVE, Record
+from .prompt import Tokens, negative_of
 
-__all__ = ["KEY", "Guide", "Record", "guide_model", "negative_of"]
+__all__ = ["KEY", "Guide", "guide_model"]
 
 #: Under this name everything is put on the model, and the record is attached to it.
 KEY = "vsf"
-#: ComfyUI's number for the positive prompt in `cond_or_uncond`.
-POSITIVE = 0
 #: CLIP's prompts come in chunks of this many tokens.
 CHUNK = 77
-
-
-@dataclass
-class Negative:
-    """The negative prompt: tokens `[M, N, W]` (M = 1, or one per sample), and their weights `[N]` if not all are 1."""
-
-    tokens: Tensor
-    weight: Tensor | None = None
-
-
-@dataclass
-class Record:
-    """w, the share of attention that goes to the negative, of the last sampling: `share[step, block]` is `[B, S]`."""
-
-    on: bool = False
-    steps: int = 0
-    size: tuple[int, ...] = ()  # of the latent: ..., height, width
-    share: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-
-
-def negative_of(conditioning: Any, method: Guidance) -> Negative:
-    """The tokens of a CONDITIONING that the model would see as text, in the form the method wants them.
-
-    Masked tokens are left out; for VSF also trailing zero tokens (Wan pads with them) are, because each token of the
-    negative takes part in its sum.
-
-    Raises:
-        ValueError: there is no text in it, or it is limited to an area, a mask or a range of steps.
-    """
-    parts: list[Tensor] = []
-    weights: list[Tensor | None] = []
-    for tokens, extra in conditioning:
-        limits = [k for k in ("area", "mask", "start_percent", "end_percent", "control") if extra.get(k) is not None]
-        if limits:
-            raise ValueError(
-                f"the negative conditioning is limited by {', '.join(limits)}, which guidance inside attention does not "
-                "know; connect the conditioning as it comes from the text encoder"
-            )
-        if tokens is None or tokens.ndim != 3:
-            raise ValueError("the negative conditioning holds no text tokens; connect a text encoder's output")
-        seen = extra.get("attention_mask")
-        weight = extra.get("vsf_weight")
-        if seen is not None and seen.shape[-1] == tokens.shape[1]:
-            keep = seen.reshape(-1, tokens.shape[1]).bool().any(0)
-            tokens, weight = tokens[:, keep], None if weight is None else weight[keep.to(weight.device)]
-        filled = tokens.ne(0).any(-1).any(0)
-        if not method.padded:
-            last = int(filled.nonzero().amax()) + 1 if bool(filled.any()) else 0
-            tokens, weight = tokens[:, :last], None if weight is None else weight[:last]
-        if not bool(filled.any()):
-            raise ValueError(
-                "the negative conditioning is all zeros (is it from ConditioningZeroOut?); connect the text encoder's "
-                "output for what you do not want, or delete this node"
-            )
-        parts.append(tokens)
-        weights.append(weight)
-    if not parts:
-        raise ValueError("the negative conditioning is empty; connect a text encoder's output")
-    if method.negative == "branch" and (len(parts) > 1 or any(w is not None for w in weights)):
-        raise ValueError(
-            f"{method.label.upper()} takes one negative prompt without weights: its negative branch is one padded "
-            "prompt; encode it with a plain text encoder node, or use VSF"
-        )
-    rows = max(len(p) for p in parts)
-    tokens = torch.cat([p.repeat(-(-rows // len(p)), 1, 1)[:rows] for p in parts], 1)
-    if all(w is None for w in weights):
-        return Negative(tokens)
-    ones = [torch.ones(p.shape[1]) if w is None else w for p, w in zip(parts, weights, strict=True)]
-    return Negative(tokens, torch.cat(ones))
 
 
 def _repeats(row: Tensor) -> int:
@@ -119,12 +51,14 @@ class Pass:
 
     def __init__(self, guide: Guide, frame: Frame, negative: Tensor, size: tuple[int, ...], step: int) -> None:
         self.guide, self.frame, self.negative, self.size, self.step = guide, frame, negative, size, step
+        self.ids: list[Any] = []  # of the positive conditionings in this pass
         self.options: dict[str, Any] = {}
         self.previous: Callable[..., Tensor] | None = None
         self.length: int | None = None  # of the joint attention
         self.site = 0
         self.text_next = False  # the next attention is the one over the text
         self.self_done = False
+        self.padded_in_front = False  # the prompt was, by the model
 
     # -- what ComfyUI calls ---------------------------------------------------------------------------------------
 
@@ -227,9 +161,7 @@ class Pass:
 
         def kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Attended:
             out = plain(q, k, v, mask, True, True)
-            if mask is not None and mask.dtype == torch.bool:
-                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
-            return Attended(out, log_sum_exp(q, k, mask, scale))
+            return Attended(out, log_sum_exp(q, k, additive(mask, q.dtype), scale))
 
         return kernel
 
@@ -239,48 +171,79 @@ class Pass:
         method, site = self.guide.method, self.site
         self.site += 1
         active = method.blocks is None or site in method.blocks
-        record = self._recorder(site) if active and self.guide.record.on and isinstance(method, VSF) else None
+        record = self._recorder(site) if active and self.guide.record.on else None
         frame = self.frame.on(q.device)
-        frame.n_pos = self.frame.n_pos
-        if frame.neg_bias is not None:  # as the kernels want it
-            frame.neg_bias = frame.neg_bias.to(q.dtype)
+        if frame is not self.frame:  # a copy that was made before a tap placed the text
+            frame = replace(frame, n_pos=self.frame.n_pos)
         if self.guide.family.geometry == "joint":
             return joint_attention(frame, q, k, v, mask, scale, active, record, text_first=True, kernel=kernel)
         return cross_attention(frame, q, k, v, mask, scale, active, record, kernel=kernel)
 
-    def _recorder(self, site: int) -> Callable[[Attended, Attended], None]:
-        def record(pos: Attended, neg: Attended) -> None:
-            method = self.guide.method
-            assert isinstance(method, VSF)
-            w = method.share(pos, neg, self.frame.on(pos.lse.device).knob).squeeze(-1).mean(1)
+    def _recorder(self, site: int) -> Callable[[Tensor], None]:
+        def record(w: Tensor) -> None:
             rows = self.frame.guided
             w = w if rows is None else w[rows.flatten().to(w.device)]
-            self.guide.record.share[self.step, site] = w.float().cpu()
+            self.guide.record.add(self.step, site, w, self.ids)
 
         return record
 
 
 @dataclass
 class Guide:
-    """What one guidance node puts on its model: the method, the negative and the range of noise levels."""
+    """What one guidance node puts on its model: the method, and the negative (None: the sampler's own)."""
 
     method: Guidance
-    negative: Negative
+    given: Tokens | None
     family: Family
     sites: int
-    first_sigma: float
-    last_sigma: float
     record: Record
     fresh: bool = True  # no forward pass of this sampling was guided yet
+    sampled: Tokens | None = None  # the negative of this sampling
+
+    @property
+    def negative(self) -> Tokens:
+        """The negative in force.
+
+        Raises:
+            RuntimeError: it is the sampler's own, and nothing is being sampled.
+        """
+        negative = self.sampled or self.given
+        if negative is None:
+            raise RuntimeError(
+                "the model from the guidance node takes the sampler's own negative, but was run without a sampler; "
+                "connect a negative to the guidance node"
+            )
+        return negative
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """A wrapper around one sampling."""
         self.fresh = True
         self.record.share.clear()
+        self.record.size = ()
+        self.record.parts.clear()
+        if self.given is None and not self.method.neutral:
+            self.sampled = self._of_sampler(executor.class_obj)
         try:
             return executor(*args, **kwargs)
         finally:
-            self.fresh = True
+            self.fresh, self.sampled = True, None
+
+    def _of_sampler(self, guider: Any) -> Tokens:
+        """The sampler's own negative conditioning; a ControlNet on it is for the sampler's own pass."""
+        conds = guider.conds.get("negative")
+        if conds is None:
+            raise ValueError(
+                f"this sampler ({type(guider).__name__}) has no negative of its own; connect one to the guidance node"
+            )
+        pairs = [(cond.get("cross_attn"), {k: v for k, v in cond.items() if k != "control"}) for cond in conds]
+        return negative_of(pairs, self.method, self.family)
+
+    def conditionings(
+        self, executor: Any, model: Any, conds: Any, x: Tensor, sigma: Tensor, options: Any, *rest: Any
+    ) -> Any:  # fmt: skip
+        """A wrapper around the forward passes of all conditionings at one noise level, where w is recorded."""
+        self.record.begin(model, conds[POSITIVE], x, sigma, options)
+        return executor(model, conds, x, sigma, options, *rest)
 
     def apply_model(
         self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
@@ -289,15 +252,24 @@ class Guide:
         """A wrapper around one forward pass."""
         options = dict(transformer_options or {})
         rows = self._rows(options, len(x))
-        if rows is None or self.method.neutral or not self._in_range(options, t):
+        if rows is None or self.method.neutral or not self._in_range(options, t, executor.class_obj.model_sampling):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         text = self._text(c_crossattn)
-        tokens = self._tokens(text, rows)
+        model = executor.class_obj.diffusion_model
+        tokens = self._tokens(text, rows, lambda given: self.family.prepare(executor.class_obj, given, {"noise": x}))
         frame = self._frame(text, tokens.shape[1], rows)
+        tokens = self.method.embeddings(
+            tokens, {name: value.flatten(1)[..., None] for name, value in frame.knob.items()}
+        )
         pass_ = Pass(self, frame, tokens, tuple(x.shape[-2:]), self._step(options))
-        self.record.size = tuple(x.shape)
+        pass_.padded_in_front = not bool(text[:, 0].any())
+        if self.record.on:
+            self.record.size = self.record.size or tuple(x.shape)
+            kinds = options.get("cond_or_uncond") or [POSITIVE]
+            ids = options.get("uuids") or [None] * len(kinds)
+            pass_.ids = [name for name, kind in zip(ids, kinds, strict=True) if kind == POSITIVE]
         joint, late = self.family.geometry == "joint", self.family.late
-        if joint and isinstance(self.method, VSF) and self.method.layout == "upstream":
+        if joint and self.method.appends:
             text = torch.cat([text, tokens] if late else [tokens, text], 1)
             frame.n_copy, frame.n_pos = tokens.shape[1], frame.n_pos + tokens.shape[1]
             _lengthen(kwargs, tokens.shape[1])
@@ -306,7 +278,6 @@ class Guide:
         elif self.family.geometry == "cross":
             text = torch.cat([text, tokens], 1)
         self._install(options, pass_)
-        model = executor.class_obj.diffusion_model
         self.family.before(model, kwargs)
         with self.family.taps(model, pass_):
             out = executor(x, t, c_concat, text, control, options, **kwargs)
@@ -340,9 +311,14 @@ class Guide:
             )
         self.fresh = False
 
-    def _in_range(self, options: Mapping[str, Any], t: Tensor) -> bool:
+    def _in_range(self, options: Mapping[str, Any], t: Tensor, sampling: Any) -> bool:
+        """Whether this noise level is guided, by the schedule in force now: a node behind this one may have set it."""
         sigma = float(options.get("sigmas", t).flatten()[0])
-        return self.last_sigma <= sigma <= self.first_sigma
+        return (
+            float(sampling.percent_to_sigma(self.method.stop))
+            <= sigma
+            <= float(sampling.percent_to_sigma(self.method.start))
+        )
 
     def _step(self, options: Mapping[str, Any]) -> int:
         """The step that the sampler is at, for the record."""
@@ -369,9 +345,11 @@ class Guide:
             )
         return text
 
-    def _tokens(self, text: Tensor, rows: Tensor) -> Tensor:
+    def _tokens(self, text: Tensor, rows: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
         """The negative of each sample `[B, N, W]`; ComfyUI repeats a conditioning in turn over its batch."""
         given = self.negative.tokens.to(text)
+        if self.method.negative == "padded":
+            given = prepare(given)
         return given[torch.arange(len(rows)) % len(given)]
 
     def _frame(self, text: Tensor, n: int, rows: Tensor) -> Frame:
@@ -406,12 +384,33 @@ def _lengthen(kwargs: dict[str, Any], n: int) -> None:
         kwargs["attention_mask"] = F.pad(mask, (0, n), value=1)
 
 
-def guide_model(model: Any, method: Guidance, conditioning: Any, record: bool = False) -> Any:
+def _warn_of_merges(model: Any, clone: Any = None) -> None:
+    """Warn where a merge node takes this model as its second one: of that, ComfyUI reads the weights alone.
+
+    Also a callback for clones of the model, which do not take it over by themselves.
+    """
+    model = model if clone is None else clone
+    here = weakref.ref(model)
+
+    def get_key_patches(filter_prefix: str | None = None) -> Any:
+        owner: Any = here()
+        if filter_prefix:  # only merges ask for a part
+            logging.warning(
+                "VSF: a node takes only the weights of a guided model, as ModelMerge nodes do with their second model; its "
+                "guidance is lost there. Put the guidance node behind the merge"
+            )
+        return type(owner).get_key_patches(owner, filter_prefix)
+
+    model.get_key_patches = get_key_patches
+
+
+def guide_model(model: Any, method: Guidance, conditioning: Any = None, record: bool = False) -> Any:
     """A clone of a ComfyUI MODEL that is guided by `method`; the one given stays as it is.
 
+    Without `conditioning` the negative is that of the sampler which runs the model.
+
     Raises:
-        UnsupportedModel: see `family_of`.
-        ValueError: the conditioning or the block numbers do not fit, or the model is guided already.
+        ValueError: see `family_of`; the conditioning or the block numbers do not fit, or the model is guided already.
     """
     inner = model.get_model_object("diffusion_model")
     family = family_of(inner)
@@ -421,14 +420,15 @@ def guide_model(model: Any, method: Guidance, conditioning: Any, record: bool = 
         )
     sites = family.blocks(inner)
     if method.blocks is not None and max(method.blocks, default=0) >= sites:
-        raise ValueError(f"blocks is {method.blocks}; this model has blocks 0 to {sites - 1}")
-    sampling = model.get_model_object("model_sampling")
-    guide = Guide(
-        method, negative_of(conditioning, method), family, sites,
-        float(sampling.percent_to_sigma(method.start)), float(sampling.percent_to_sigma(method.stop)), Record(record),
-    )  # fmt: skip
+        raise ValueError(f"blocks is {blocks_text(method.blocks)}; this model has blocks 0 to {sites - 1}")
+    negative = None if conditioning is None else negative_of(conditioning, method, family)
+    guide = Guide(method, negative, family, sites, Record(record))
     guided = model.clone()
     guided.add_wrapper_with_key("apply_model", KEY, guide.apply_model)
     guided.add_wrapper_with_key("outer_sample", KEY, guide.sample)
+    if record:
+        guided.add_wrapper_with_key("calc_cond_batch", KEY, guide.conditionings)
+    guided.add_callback_with_key("on_clone", KEY, _warn_of_merges)
+    _warn_of_merges(guided)
     guided.set_attachments(KEY, guide)
     return guided

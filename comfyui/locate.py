@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -21,8 +20,11 @@ def locate() -> None:
         if (place / "vsf" / "guidance").is_dir():
             sys.path.insert(0, str(place))  # the version this folder was made with, before any other
             return
-    if importlib.util.find_spec("vsf") is None:
+    try:
+        import vsf.guidance  # noqa: F401
+    except ImportError:
         raise ImportError(
-            "the VSF nodes need the vsf package: run 'python -m pip install vsf' with ComfyUI's own Python, or link this "
-            f"folder from a clone of the project instead of copying it (looked in {', '.join(map(str, places))})"
-        )
+            "the VSF nodes need a part of the package value-sign-flip (the one called vsf on the index is another project): "
+            "run 'python -m pip install --no-deps value-sign-flip' with ComfyUI's own Python, or clone the whole project "
+            f"instead of copying this folder (looked in {', '.join(map(str, places))})"
+        ) from None

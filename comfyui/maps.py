@@ -1,16 +1,20 @@
-"""The suppression map as pictures: where and how strongly the negative acted."""
+"""Where and how strongly the negative acted: what is recorded while a sampler runs, and the map drawn of it."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .guide import Record
+from vsf.core.suppression import Suppression, on_grid
 
-__all__ = ["draw", "suppression"]
+__all__ = ["POSITIVE", "Record", "at_each_point", "draw", "suppression"]
+
+#: ComfyUI's number for the positive prompt in `cond_or_uncond`.
+POSITIVE = 0
 
 #: A colour scale that is dark at 0 and reads the same in grey, as rows of RGB.
 SCALE = (
@@ -21,6 +25,73 @@ SCALE = (
     (0.99, 0.6, 0.43),
     (0.99, 0.99, 0.75),
 )
+
+
+@dataclass
+class Record:
+    """w, the share of attention that goes to the negative, of the last sampling: `share[step, block]` is `[B, S]`.
+
+    Where several positive conditionings make one picture (regional prompts, Conditioning Combine), w is averaged as
+    ComfyUI averages what the model predicts for each: `sum mult w / sum mult`, at each point of the latent, so that S is
+    the number of its points there. `parts` says by its id which area of the latent a conditioning is for (None: all), and
+    `mult`, its weight there; it is empty where there is one for the whole picture.
+    """
+
+    on: bool = False
+    size: tuple[int, ...] = ()  # of the latent: B, C, (frames,) height, width
+    share: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    parts: dict[Any, tuple[list[int] | None, Tensor]] = field(default_factory=dict)
+    sums: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def begin(self, model: Any, positive: Any, x: Tensor, sigma: Tensor, options: Any) -> None:
+        """Read, as ComfyUI is about to, which conditionings are for which part of the latent `x`."""
+        from comfy import samplers  # pyright: ignore[reportMissingImports]
+
+        self.size = tuple(x.shape)
+        self.parts.clear()
+        self.sums.clear()
+        if len(positive or ()) == 1 and not {"area", "mask"} & set(positive[0]):
+            return
+        here: dict[Any, list[Any]] = {}
+        for cond in positive or ():
+            part = None if "default" in cond else samplers.get_area_and_mult(cond, x, sigma)
+            if part is not None:
+                here.setdefault(part.hooks, []).append((part, POSITIVE))
+        rest = [cond for cond in positive or () if "default" in cond]
+        if rest:  # these are for what the others leave over
+            samplers.finalize_default_conds(model, here, [rest], x, sigma, options)
+        for group in here.values():
+            self.parts |= {part.uuid: (part.area, part.mult[:, 0].float().cpu()) for part, _ in group}
+
+    def add(self, step: int, site: int, w: Tensor, ids: list[Any]) -> None:
+        """Take in w `[conditionings B, S]` of one attention; `ids` says whose."""
+        if not self.parts:
+            self.share[step, site] = w
+            return
+        space = self.size[2:]
+        if (step, site) not in self.sums:
+            self.sums[step, site] = torch.zeros(self.size[0], *space), torch.zeros(self.size[0], *space)
+        for own, name in zip(w.chunk(len(ids)), ids, strict=True):
+            area, mult = self.parts[name]
+            where = (
+                tuple(slice(a, a + n) for n, a in zip(area[: len(space)], area[len(space) :], strict=True))
+                if area
+                else ()
+            )
+            total, weight = (x[(slice(None), *where)] for x in self.sums[step, site])
+            total += mult * at_each_point(own, tuple(total.shape[1:]))
+            weight += mult
+        total, weight = self.sums[step, site]
+        self.share[step, site] = (total / weight.clamp_min(1e-37)).flatten(1)
+
+
+def at_each_point(w: Tensor, size: tuple[int, ...]) -> Tensor:
+    """w of image tokens `[B, S]` at the points of the latent that they stand for, `[B, *size]`."""
+    w = on_grid(w, size)  # [B, frames, h, w]
+    frames, *plane = size if len(size) == 3 else (1, *size)
+    for dim, points in enumerate((frames, *plane), 1):
+        w = w.repeat_interleave(-(-points // w.shape[dim]), dim).narrow(dim, 0, points)
+    return w if len(size) == 3 else w[:, 0]
 
 
 def suppression(record: Record, step: int, block: int) -> Tensor:
@@ -36,40 +107,10 @@ def suppression(record: Record, step: int, block: int) -> Tensor:
             "nothing was recorded yet: connect the latent that the sampler made with the guided model, so that this "
             "node runs after it"
         )
-    chosen = [w for (s, b), w in record.share.items() if step in (-1, s) and block in (-1, b)]
-    if not chosen:
-        steps, blocks = ({key[i] for key in record.share} for i in (0, 1))
-        raise ValueError(
-            f"nothing was recorded for step {step}, block {block}; recorded: steps {_span(steps)}, blocks {_span(blocks)}"
-        )
-    pictures = [_grid(w, record.size) for w in chosen]
-    size = max((tuple(p.shape[1:]) for p in pictures), key=lambda s: s[1])
-    resized = [F.interpolate(p[:, None].float(), size, mode="trilinear")[:, 0] for p in pictures]
-    return torch.stack(resized).mean(0)
-
-
-def _span(numbers: set[int]) -> str:
-    return f"{min(numbers)} to {max(numbers)}"
-
-
-def _grid(w: Tensor, size: tuple[int, ...]) -> Tensor:
-    """`[B, S]` on the grid of the latent `[..., (T,) H, W]` -> `[B, frames, h, w]`."""
-    height, width = size[-2:]
-    frames = size[2] if len(size) == 5 else 1
-    for f in (frames, 1):  # the edges of an odd latent are padded
-        tokens = w.shape[-1] // f
-        for patch in range(1, max(height, width) + 1):
-            h, wide = math.ceil(height / patch), math.ceil(width / patch)
-            if f * h * wide == w.shape[-1]:
-                return w.unflatten(-1, (f, h, wide))
-            if h * wide < tokens:
-                break
-    # Reference pictures (Kontext, Edit) follow the picture's own tokens.
-    for patch in (2, 1):
-        own = math.ceil(height / patch) * math.ceil(width / patch)
-        if own < w.shape[-1]:
-            return w[:, :own].unflatten(-1, (1, math.ceil(height / patch), math.ceil(width / patch)))
-    raise ValueError(f"{w.shape[-1]} image tokens do not lie on the grid of a latent of {height} x {width}")
+    size = record.size[2:]  # of the latent: (frames,) height, width
+    return Suppression(record.share, size if len(size) == 3 else (1, *size)).map(
+        None if step < 0 else step, None if block < 0 else block
+    )
 
 
 def draw(share: Tensor, brightest: float, image: Tensor | None = None, strength: float = 0.6) -> Tensor:
