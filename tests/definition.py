@@ -12,11 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vsf.guide
-from vsf.arch.base import Frame
+import vsf.plan
+from vsf import NAG, NASA, VSF
 from vsf.core import reference
 
 Rule = dict[str, Any]
+
+#: Which keys each group of rows sees, and with "guided" the negative's flipped copy: of the paper's ablations as in the
+#: table in docs/bench/ablations.md, and of VSF that guides the text as well.
+TABLES = {
+    "vsf-no-isolation": {
+        "image": "image positive guided", "positive": "image positive guided", "negative": "image positive negative",
+    },
+    "vsf-no-duplication": {"image": "image positive guided", "positive": "image positive", "negative": "image guided"},
+    "vsf-text": {
+        "image": "image positive guided", "positive": "image positive guided", "negative": "image negative",
+    },
+    "vsf-no-isolation-no-duplication": dict.fromkeys(("image", "positive", "negative"), "image positive guided"),
+}  # fmt: skip
 
 
 def guided(
@@ -52,11 +65,7 @@ def sd3(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule, upstream
     for block in model.transformer_blocks:
         attn = block.attn
         h = attn.heads
-        dual = block.use_dual_attention
-        if dual:
-            nx, gate, shift_mlp, scale_mlp, gate_mlp, nx2, gate2 = block.norm1(x, emb=temb)
-        else:
-            nx, gate, shift_mlp, scale_mlp, gate_mlp = block.norm1(x, emb=temb)
+        nx, gate, shift_mlp, scale_mlp, gate_mlp, *second = block.norm1(x, emb=temb)
         streams = []
         for c in (pos, neg):
             if block.context_pre_only:
@@ -84,8 +93,8 @@ def sd3(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule, upstream
         zp, zn = reference.softmax_attention(qp, *own), reference.softmax_attention(qn, *branch)
         zi, zp, zn = (z.transpose(1, 2).flatten(2) for z in (zi, zp, zn))
         x = x + gate.unsqueeze(1) * attn.to_out[0](zi)
-        if dual:
-            a2 = block.attn2
+        if block.use_dual_attention:
+            (nx2, gate2), a2 = second, block.attn2
             q2, k2, v2 = (
                 a2.norm_q(_heads(a2.to_q(nx2), h)),
                 a2.norm_k(_heads(a2.to_k(nx2), h)),
@@ -135,14 +144,13 @@ def unet(model: Any, call: dict[str, Any], negative: Tensor, rule: Rule) -> Tens
 
 
 def _dense(
-    frame: Frame,
+    frame: Any,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
     names: list[tuple[str, int]],
     rows: dict[str, str],
-    active: bool,
 ) -> Tensor:
     """Every row group by its own dense softmax over the columns it may see."""
     owner = [name for name, n in names for _ in range(n)]
@@ -163,43 +171,51 @@ def _dense(
     queries = at if len(rows) > 1 else {"image": torch.arange(q.shape[2])}
     out = torch.zeros(batch, heads, q.shape[2], v.shape[-1], dtype=torch.float64)
 
-    def attention(row: str, columns: str, flip: bool = False) -> Tensor:
+    def attention(row: str, columns: str, flip: bool = False, of: Tensor | None = None) -> Tensor:
+        """Over these columns' values, or `of` others; `flip`: the negative's are flipped, their scores less the offset."""
         index = torch.cat([at[c] for c in columns.split()])
-        values, extra = v.double().clone(), bias[:, :, queries[row]].clone()
+        values, extra = (v if of is None else of).double().clone(), bias[:, :, queries[row]].clone()
         if flip:
-            values[:, :, at["negative"]] *= -frame.knob["scale"].double()
-            if frame.weight is not None:
+            if of is None and frame.method.label != "vsf-embedding-flip":
+                values[:, :, at["negative"]] *= -frame.knob["scale"].double()
+            if of is None and frame.weight is not None:
                 values[:, :, at["negative"]] *= frame.weight
             extra[..., at["negative"]] -= frame.knob["offset"].double()
         visible = reference.visible(names, {name: columns for name, _ in names})[0]
         extra = extra.masked_fill(~visible, float("-inf"))[..., index]
         return reference.softmax_attention(q[:, :, queries[row]], k[:, :, index], values[:, :, index], extra)
 
-    for row, columns in rows.items():
+    table = {row: columns.removesuffix(" guided") for row, columns in rows.items()}
+    for row, columns in table.items():
         out[:, :, queries[row]] = attention(row, columns)
-    if active:
+    before = out.clone()
+    for row in [row for row, columns in rows.items() if columns.endswith(" guided")]:
         method, knob = frame.method, {n: t.double() for n, t in frame.knob.items()}
-        own, before = rows["image"], out[:, :, queries["image"]].clone()
-        if method.label == "vsf":
-            z = attention("image", own + " negative", flip=True)
+        own, plain = table[row], before[:, :, queries[row]]
+        if isinstance(method, VSF):
+            z = attention(row, own + " negative", flip=True)
+            if method.label == "vsf-referenced":  # flipped around the attention over the positive text
+                ones = torch.zeros_like(v, dtype=torch.float64)
+                ones[:, :, at["negative"]] = 1.0
+                w = attention(row, own + " negative", flip=True, of=ones)
+                z = z + w * (1 + knob["scale"]) * attention(row, "positive")
             if method.normalize is not None:
-                z = z * (method.normalize * before.norm(dim=-1, keepdim=True) / z.norm(dim=-1, keepdim=True)).clamp(
-                    max=1
-                )
+                longest = knob["normalize"] * plain.norm(dim=-1, keepdim=True)
+                z = z * (longest / z.norm(dim=-1, keepdim=True)).clamp(max=1)
         else:
-            z_neg = attention("image", own.replace("positive", "negative"))
-            if method.label == "nag":
-                z = reference.nag(before, z_neg, knob["scale"], knob["tau"], knob["alpha"])
-            elif method.label == "nasa":
-                z = reference.nasa(before, z_neg, knob["scale"])
+            z_neg = attention(row, own.replace("positive", "negative"))
+            if isinstance(method, NAG):
+                z = reference.nag(plain, z_neg, knob["scale"], knob["tau"], knob["alpha"])
+            elif isinstance(method, NASA):
+                z = reference.nasa(plain, z_neg, knob["scale"])
             else:
                 z = z_neg
-        out[:, :, queries["image"]] = z if frame.guided is None else torch.where(frame.guided, z, before)
+        out[:, :, queries[row]] = z if frame.guided is None else torch.where(frame.guided, z, plain)
     return out.to(q.dtype)
 
 
 def joint(
-    frame: Frame,
+    frame: Any,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -213,13 +229,14 @@ def joint(
     """The row table of joint attention, dense."""
     image = q.shape[2] - frame.n_pos - frame.n_neg
     names = [("image", image), ("positive", frame.n_pos), ("negative", frame.n_neg)]
-    rows = {"image": "image positive", "positive": "image positive", "negative": "image negative"}
+    rows = {"image": "image positive guided", "positive": "image positive", "negative": "image negative"}
+    rows = TABLES.get(frame.method.label, rows) if active else {**rows, "image": "image positive"}
     q = q if scale is None else q * (scale * q.shape[-1] ** 0.5)
-    return _dense(frame, q, k, v, mask, names[::-1] if text_first else names, rows, active)
+    return _dense(frame, q, k, v, mask, names[::-1] if text_first else names, rows)
 
 
 def cross(
-    frame: Frame,
+    frame: Any,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -232,13 +249,34 @@ def cross(
     """The row table of cross attention, dense."""
     q = q if scale is None else q * (scale * q.shape[-1] ** 0.5)
     names = [("positive", frame.n_pos), ("negative", frame.n_neg)]
-    return _dense(frame, q, k, v, mask, names, {"image": "positive"}, active)
+    return _dense(frame, q, k, v, mask, names, {"image": "positive guided" if active else "positive"})
+
+
+def keys(
+    frame: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    active: bool = True,
+    record: Any = None,
+    kernel: Any = None,
+) -> Tensor:
+    """The row table of an image that sees text and itself, dense."""
+    q = q if scale is None else q * (scale * q.shape[-1] ** 0.5)
+    names = [("negative", frame.n_neg), ("positive", frame.n_pos), ("image", q.shape[2])]
+    return _dense(frame, q, k, v, mask, names, {"image": "image positive guided" if active else "image positive"})
+
+
+#: Of the three geometries, by the names that `vsf.plan` has for them.
+DENSE = {"joint_attention": joint, "cross_attention": cross, "keys_attention": keys}
 
 
 @contextmanager
 def dense() -> Iterator[dict[str, int]]:
     """Every guided attention by the dense, masked, float64 softmax of the row tables; counts them."""
-    fast, count = (vsf.guide.joint_attention, vsf.guide.cross_attention), {"calls": 0}
+    fast, count = {name: getattr(vsf.plan, name) for name in DENSE}, {"calls": 0}
 
     def counted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def attention(*args: Any, **kwargs: Any) -> Tensor:
@@ -247,8 +285,10 @@ def dense() -> Iterator[dict[str, int]]:
 
         return attention
 
-    vsf.guide.joint_attention, vsf.guide.cross_attention = counted(joint), counted(cross)
+    for name, slow in DENSE.items():
+        setattr(vsf.plan, name, counted(slow))
     try:
         yield count
     finally:
-        vsf.guide.joint_attention, vsf.guide.cross_attention = fast
+        for name, real in fast.items():
+            setattr(vsf.plan, name, real)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from vsf.bench.cases import CaseSet, load_cases
-from vsf.bench.run import Plan, Point, Run, Unit
-from vsf.demo import world
+from vsf.bench.run import Point, Run, RunPlan, Unit
+from vsf.demo import pictures as world
 from vsf.images import save_png
 
 METHODS = ("none", "vsf", "nag")
 
 
-def parts_of(unit: Unit, case) -> tuple[str, ...]:
+def parts_of(unit: Unit, case: Any) -> tuple[str, ...]:
     """What a unit's picture shows: "vsf" leaves the part out, "nag" leaves every part out, "none" draws all."""
     typical = world.TYPICAL[case.object]
     if unit.kind == "unrelated" or unit.point == "none":
@@ -25,10 +26,10 @@ def parts_of(unit: Unit, case) -> tuple[str, ...]:
 def make_run(folder: Path, cases: int = 4, seeds=(0, 1), controls: bool = True, methods=METHODS, draw=None) -> Run:
     """A run in `folder`, drawn completely, or those units for which `draw(unit)` is true."""
     whole = load_cases("demo")
-    some = tuple(c for c in whole.split("dev") if len(world.TYPICAL[c.object]) > 1)[:cases]
+    some = tuple(c for c in whole.split("dev") if len(world.TYPICAL[c.object or ""]) > 1)[:cases]
     chosen = CaseSet("demo", whole.license, some)
     points = tuple(Point(name, {"method": name}) for name in methods)
-    plan = Plan(
+    plan = RunPlan(
         "demo", points, tuple(c.id for c in some), chosen.name, chosen.hash, seeds=tuple(seeds), controls=controls
     )
     run = Run.create(folder, plan, chosen)
@@ -39,7 +40,7 @@ def make_run(folder: Path, cases: int = 4, seeds=(0, 1), controls: bool = True, 
 
 
 def add_picture(run: Run, unit: Unit, image: Image.Image | None = None) -> None:
-    case = run.case[unit.case]
+    case: Any = run.case[unit.case]  # of the demo world: it has them all
     scene = world.Scene(case.object, case.color, parts_of(unit, case), case.background, "flat", 100 + unit.seed)
     path = run.image(unit)
     path.parent.mkdir(parents=True, exist_ok=True)

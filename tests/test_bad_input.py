@@ -10,30 +10,33 @@ import torch
 import specs
 from test_contract import negatives, run
 from test_lifecycle import fingerprint
-from vsf import NAG, VSF, UnsupportedModel, negative_guidance
+from vsf import NAG, VSF, NothingGuided, UnsupportedModel, negative_guidance
 
 SPEC = specs.load()["sd3"]
+
+
+WRONG: Any = VSF  # for values of types that it does not take
 
 
 @pytest.mark.parametrize(
     ("build", "error", "says"),
     [
-        (lambda: VSF(float("nan")), ValueError, "scale is nan"),
-        (lambda: VSF(-1.0), ValueError, "scale is -1"),
-        (lambda: VSF(float("inf")), ValueError, "scale is inf"),
-        (lambda: VSF("strong"), TypeError, "'strong'"),
-        (lambda: VSF(True), TypeError, "True"),
-        (lambda: VSF((1.0, float("nan"))), ValueError, "scale is nan"),
-        (lambda: VSF(()), ValueError, "empty"),
-        (lambda: VSF(offset=float("nan")), ValueError, "offset is nan"),
-        (lambda: VSF(start=0.7, stop=0.3), ValueError, "start"),
-        (lambda: VSF(stop=1.5), ValueError, "stop is 1.5"),
-        (lambda: VSF(layout="papre"), ValueError, "paper, upstream"),
-        (lambda: VSF(normalize=-1.0), ValueError, "normalize"),
-        (lambda: VSF(blocks=(-1,)), ValueError, "blocks"),
-        (lambda: VSF(blocks=(True,)), ValueError, "blocks"),
-        (lambda: VSF(blocks=3), ValueError, "blocks is 3; allowed: a sequence"),
-        (lambda: VSF(blocks="0-3"), ValueError, "blocks is '0-3'; allowed: a sequence"),
+        (lambda: WRONG(float("nan")), ValueError, "scale is nan"),
+        (lambda: WRONG(-1.0), ValueError, "scale is -1"),
+        (lambda: WRONG(float("inf")), ValueError, "scale is inf"),
+        (lambda: WRONG("strong"), TypeError, "'strong'"),
+        (lambda: WRONG(True), TypeError, "True"),
+        (lambda: WRONG((1.0, float("nan"))), ValueError, "scale is nan"),
+        (lambda: WRONG(()), ValueError, "empty"),
+        (lambda: WRONG(offset=float("nan")), ValueError, "offset is nan"),
+        (lambda: WRONG(start=0.7, stop=0.3), ValueError, "start"),
+        (lambda: WRONG(stop=1.5), ValueError, "stop is 1.5"),
+        (lambda: WRONG(layout="papre"), ValueError, "paper, upstream"),
+        (lambda: WRONG(normalize=-1.0), ValueError, "normalize"),
+        (lambda: WRONG(blocks=(-1,)), ValueError, "blocks"),
+        (lambda: WRONG(blocks=(True,)), ValueError, "blocks"),
+        (lambda: WRONG(blocks=3), ValueError, "blocks is 3; allowed: a sequence"),
+        (lambda: WRONG(blocks="0-3"), ValueError, "blocks is '0-3'; allowed: a sequence"),
         (lambda: NAG(alpha=2.0), ValueError, "alpha is 2"),
     ],
 )  # fmt: skip
@@ -102,7 +105,8 @@ def test_suppression_without_record() -> None:
         run(model, SPEC.inputs(2, 5, torch.float32))
     with pytest.raises(ValueError, match="record=True"):
         guided.suppression()
-    with negative_guidance(model, VSF(), negative_prompt_embeds=GOOD, record=True) as guided:
+    nothing_ran = pytest.warns(NothingGuided, match="did not run")
+    with nothing_ran, negative_guidance(model, VSF(), negative_prompt_embeds=GOOD, record=True) as guided:
         pass
     with pytest.raises(ValueError, match="no guided step ran"):
         guided.suppression()

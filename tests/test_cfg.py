@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vsf import CFG, NoGuidance, load_demo_pipeline, negative_guidance
+from vsf import CFG, NoGuidance, NothingGuided, load_demo_pipeline, negative_guidance
 
 PROMPTS, NEGATIVES = ["a red bike", "a blue house"], ["wheels", None]
 
@@ -47,7 +47,7 @@ def test_is_private_to_its_thread_and_is_taken_back_after_an_exception(pipe: Any
 
 
 def test_saving_inside_the_context_writes_the_stock_class(pipe: Any, tmp_path: Path) -> None:
-    with negative_guidance(pipe, CFG(4.0), "wheels"):
+    with pytest.warns(NothingGuided, match="did not run"), negative_guidance(pipe, CFG(4.0), "wheels"):
         pipe.save_config(tmp_path)
     assert '"_class_name": "StableDiffusion3Pipeline"' in (tmp_path / "model_index.json").read_text()
 

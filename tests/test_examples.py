@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import vsf.demo.model
 from tiny import save_tiny
+from vsf.demo.models import MODELS
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -23,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_example(path: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(path.read_text("utf-8").splitlines()) < 30
     # Random weights of the same kind: what is drawn is noise, how it is called is the same.
-    monkeypatch.setattr(vsf.demo.model, "weights_folder", lambda: tiny)
+    monkeypatch.setitem(MODELS, "demo", replace(MODELS["demo"], folder=str(tiny)))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     pictures = list(tmp_path.glob("*.png"))

@@ -23,13 +23,13 @@ from torch import Tensor
 
 import tiny_pipelines as parts
 import vsf
+from closeness import close, differs, follows_stock, rounding, same
 from composition import pipes as composed
 from pipelines import test_hunyuan_video as hunyuan
 from pipelines import test_qwen_image as qwen
 from pipelines.test_wan import stock as wan
 from specs import flux, hunyuan_video, longcat_ovis, qwen_image
 from specs import wan as wan_spec
-from test_contract import error
 from tiny import save_tiny
 from vsf import CFG, NAG, NASA, VSF, negative_guidance
 from vsf.arch import find_models
@@ -135,7 +135,7 @@ def test_is_the_stock_pipeline_inside_negative_guidance(case: Case) -> None:
     published = VSF(3.0, 0.2, "upstream")
     with negative_guidance(stock, published, case.words[1], max_sequence_length=16):
         wanted = case.draw(stock, **case.off)
-    assert error(wanted, plain) > 1e-4
+    differs(wanted, plain, rounding(stock, passes=2))
     assert torch.equal(case.draw(ours, negative_prompt=case.words[1], scale=3.0, offset=0.2), wanted)
     tuned = VSF(3.0, 0.2, "paper", 0.9, start=0.5, stop=1.0)
     with negative_guidance(stock, tuned, case.words[1], max_sequence_length=16):
@@ -191,7 +191,7 @@ def test_inline_negatives(sd3: Case) -> None:
     assert torch.equal(sd3.draw(pipe, prompt="a red bike (wheels:-2)"), wanted)
     assert torch.equal(sd3.draw(pipe, prompt="a red bike (wheels:-2)", prompt_3="a red bike (wheels:-2)"), wanted)
     both = sd3.draw(pipe, negative_prompt="cards, wheels:2")
-    assert error(both, wanted) > 1e-4
+    differs(both, wanted, rounding(pipe, passes=2))
     assert torch.equal(sd3.draw(pipe, prompt="a red bike (wheels:-2)", negative_prompt="cards"), both)
     seeds = {"generator": [torch.Generator().manual_seed(s) for s in (1, 2)]}
     prompts, own = ["a red bike (wheels:-2)", "a blue house"], ["cards", None]
@@ -251,7 +251,8 @@ def test_every_weighted_item_is_encoded_on_its_own(flux_case: Case) -> None:
 
     items = torch.cat([wheels, chain])
     wanted = draw(negative_prompt_embeds=[items], negative_weights=[weights])
-    assert error(draw(negative_prompt_embeds=[items]), wanted) > 1e-4  # the weight counts
+    bound = rounding(pipe, passes=2)
+    differs(draw(negative_prompt_embeds=[items]), wanted, bound)  # the weight counts
     # Equal up to rounding, which depends on where in memory a tensor happens to lie.
     for text, given in [
         ("wheels:2, chain", {"negative_prompt_embeds": [items], "negative_weights": [weights]}),
@@ -260,11 +261,12 @@ def test_every_weighted_item_is_encoded_on_its_own(flux_case: Case) -> None:
         ("wheels\\, chain:1", {"negative_prompt_embeds": [both]}),
         ("wheels:0, chain", {"negative_prompt_embeds": [chain]}),
     ]:
-        assert error(draw(negative_prompt=text), draw(**given)) < 1e-6, text
-    assert error(draw(negative_prompt_embeds=[both]), draw(negative_prompt_embeds=[items])) > 1e-4
+        same(draw(negative_prompt=text), draw(**given), bound, text)
+    differs(draw(negative_prompt_embeds=[both]), draw(negative_prompt_embeds=[items]), bound)
     assert torch.equal(draw(negative_prompt="wheels:0"), flux_case.draw(pipe))
 
 
+@pytest.mark.filterwarnings("ignore::vsf.NothingGuided")  # what is encoded is not drawn with
 @pytest.mark.parametrize("method", [NAG(), NASA(), CFG()], ids=repr)
 @pytest.mark.parametrize("text", ["wheels:2", "wheels:1, chain"])
 def test_weights_need_a_method_that_has_them(flux_case: Case, method: Any, text: str) -> None:
@@ -324,6 +326,7 @@ TOO_LONG: dict[str, tuple[Any, int, int, str, int | None]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::vsf.NothingGuided")  # what is encoded is not drawn with
 @pytest.mark.parametrize("name", list(TOO_LONG))
 def test_a_negative_that_would_be_cut_is_refused(name: str, folders: dict[str, Path]) -> None:
     build, fits, cut, says, length = TOO_LONG[name]
@@ -375,8 +378,9 @@ def test_an_offloaded_pipeline_encodes_and_draws_the_same(name: str, offload: An
     assert any(hooks)
     for (method, negative), truth in zip(pairs, wanted, strict=True):
         with negative_guidance(pipe, method, negative, max_sequence_length=16):
-            assert torch.equal(case.draw(pipe, **case.off), truth)
-    assert torch.equal(case.draw(pipe, **case.off), plain)
+            got = case.draw(pipe, **case.off)
+        # Offloading puts the weights elsewhere in memory than the file was mapped to.
+        follows_stock(got, truth, case.draw(pipe, **case.off), plain, rounding(pipe, passes=2))
     after = [getattr(m, "_hf_hook", None) for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
     assert [type(a) for a in after] == [type(b) for b in hooks]  # offloading whole models renews them after each run
 
@@ -384,11 +388,14 @@ def test_an_offloaded_pipeline_encodes_and_draws_the_same(name: str, offload: An
 @pytest.mark.parametrize("name", ["sd3", "wan"])
 def test_a_published_pipeline_is_offloaded_like_any_other(name: str, folders: dict[str, Path]) -> None:
     case = make(name, folders)
-    wanted = case.draw(case.load(), negative_prompt=case.words[1])
+    ours, stock = case.load(), case.load(stock=True)
+    wanted, plain = case.draw(ours, negative_prompt=case.words[1]), case.draw(stock, **case.off)
     for offload in (offload_whole, offload_layers):
-        pipe = case.load()
+        pipe, alone = case.load(), case.load(stock=True)
         offload(pipe)
-        assert torch.equal(case.draw(pipe, negative_prompt=case.words[1]), wanted)
+        offload(alone)
+        got = case.draw(pipe, negative_prompt=case.words[1])
+        follows_stock(got, wanted, case.draw(alone, **case.off), plain, rounding(pipe, passes=2))
 
 
 @pytest.mark.parametrize("name", ["sd3", "wan"])
@@ -409,8 +416,7 @@ def test_ranges_and_knobs_per_sample_through_the_published_call(name: str, folde
     for i, knobs in enumerate(own):
         alone = case.draw(pipe, negative_prompt=case.words[1], **knobs, **noise(i + 1))
         plain = case.draw(pipe, **noise(i + 1))
-        assert error(alone, plain) > 1e-4
-        assert error(both[i : i + 1], alone) < 1e-2 * error(alone, plain)
+        close(both[i : i + 1], alone, plain, rounding(pipe, passes=2))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

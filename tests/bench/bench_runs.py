@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vsf.bench.cases import Case, CaseSet
-from vsf.bench.run import Answer, Plan, Point, Run, Unit
+from vsf.bench.run import Answer, Point, Run, RunPlan, Unit
 from vsf.guidance import METHODS
 from vsf.images import png_bytes
 
@@ -32,7 +32,7 @@ def cases(n: int = 6, split: str = "test", **more: Any) -> CaseSet:
     )  # fmt: skip
 
 
-def point(name: str, method: str | None = None, **knobs: float) -> Point:
+def point(name: str, method: str | None = None, **knobs: Any) -> Point:
     return Point(name, METHODS[method or name](**knobs).settings())
 
 
@@ -48,7 +48,9 @@ def make_run(
 ) -> Run:
     """A run that is drawn completely, with one judge per entry of `answers`: what it says of a unit, None = not asked."""
     chosen = case_set or cases(n)
-    plan = Plan("demo", tuple(points), tuple(c.id for c in chosen), chosen.name, chosen.hash, tuple(seeds), controls)
+    plan = RunPlan(
+        "demo", tuple(points), tuple(c.id for c in chosen), chosen.name, chosen.hash, tuple(seeds), controls
+    )
     run = Run.create(folder, plan, chosen)
     draw(run)
     for name, says in answers.items():

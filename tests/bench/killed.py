@@ -23,9 +23,10 @@ torch.set_num_threads(1)  # before any fork: threads are not forked
 
 import vsf.bench.generate as g  # noqa: E402
 import vsf.bench.run as r  # noqa: E402
+from vsf.bench import drawer  # noqa: E402
 from vsf.bench.cases import load_cases  # noqa: E402
 from vsf.bench.points import parse_points  # noqa: E402
-from vsf.cli.common import quiet_libraries  # noqa: E402
+from vsf.libraries import quiet_libraries  # noqa: E402
 
 KILLS = 20
 
@@ -92,7 +93,7 @@ def content(run: r.Run) -> dict[str, str]:
         data = path.read_bytes()
         name = str(path.relative_to(run.folder))
         if name.startswith("records") and path.suffix == ".json":
-            record = {k: v for k, v in json.loads(data).items() if k not in g.MEASURED}
+            record = {k: v for k, v in json.loads(data).items() if k not in drawer.MEASURED}
             data = json.dumps(record).encode()
         found[name] = sha256(data).hexdigest()
     return found
@@ -103,9 +104,9 @@ def main(model: str, folder: Path, seed: int) -> None:
     cases = load_cases("demo")
     points = parse_points(["none", "vsf:scale=2", "nag", "nasa", "cfg:scale=2"])
     ids = tuple(case.id for case in cases.cases[:5])
-    plan = r.Plan(model, points, ids, cases.name, cases.hash, seeds=(0, 1), steps=1, batch=3)
-    pipe = g.load(plan)
-    g._environment()  # once, before the forks: somebody may commit in between
+    plan = r.RunPlan(model, points, ids, cases.name, cases.hash, seeds=(0, 1), steps=1, batch=3)
+    pipe = drawer.load(plan)
+    drawer.environment()  # once, before the forks: somebody may commit in between
     alone, killed = (r.Run.create(folder / name, plan, cases) for name in ("alone", "killed"))
     ended = [forked(alone, pipe, "never", 0)]
     rng = random.Random(seed)

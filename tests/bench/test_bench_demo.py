@@ -12,10 +12,12 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from vsf.bench import demo
+from vsf.bench.arms import DEFAULT_ARMS
 from vsf.bench.demo import QUICK, Scope, ablation_points, frozen_points, run_demo
 from vsf.bench.points import read_points
 from vsf.bench.run import Run, RunError
-from vsf.bench.sweep import DEFAULT_ARMS, Sweep
+from vsf.bench.sweep import Sweep
+from vsf.bench.tries import Tries
 from vsf.cli import main
 
 SMALL = Scope(budget=2, dev_cases=1, more=1, cases=2, seeds=1, ablation_seeds=1)
@@ -51,7 +53,7 @@ def test_every_stage_runs_and_nothing_is_done_twice(tmp_path: Path, monkeypatch:
         assert len(list(run.judged("oracle"))) == len(list(run.plan.units))
     text = page.read_text("utf-8")
     assert "vsf-no-duplication" in text and "Tuning" in text and table.read_text("utf-8").startswith("# Negative")
-    assert Sweep.open(tmp_path / "out" / "sweep").rows()[0].state == "complete"
+    assert Tries(Sweep.open(tmp_path / "out" / "sweep")).all()[0].state == "complete"
 
 
 @pytest.mark.parametrize("name", ["plan.json", "sweep.json"])
@@ -93,7 +95,12 @@ def test_the_commands_refuse_bad_input_in_one_line(tmp_path: Path, capsys: pytes
         (["sweep", str(tmp_path / "new"), "--arms", "vsff"], "did you mean vsf"),
         (["sweep", str(tmp_path / "new"), "--objective", "best"], "allowed: balanced, paper"),
         (["sweep", str(tmp_path / "new"), "--judge", "api"], "needs --judge-model"),
-        (["sweep", str(tmp_path / "new"), "--base-url", "http://x"], "is of the judge api"),
+        (
+            ["sweep", str(tmp_path / "new"), "--base-url", "http://x"],
+            "--judge-base-url is no option of the judge oracle",
+        ),
+        (["sweep", str(tmp_path / "new"), "--judge", "metrics"], "gives no answer_1 and no answer_2"),
+        (["sweep", str(tmp_path / "new"), "--judge", "orakel"], "did you mean oracle"),
         (["sweep", str(tmp_path / "new"), "--cases", "nothing.jsonl"], "nothing.jsonl"),
     ):
         assert main(["bench", *arguments]) == 2, arguments

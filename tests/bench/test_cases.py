@@ -9,18 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vsf.bench.cases import (
-    SETS,
-    Case,
-    CasesError,
-    CaseSet,
-    check_rules,
-    import_neggenbench,
-    load_cases,
-    make_demo_cases,
-    save_cases,
-)
+from vsf.bench.cases import LATEST, SETS, Case, CasesError, CaseSet, load_cases, save_cases
 from vsf.bench.controls import kept
+from vsf.bench.rules import check_rules, word_count
+from vsf.bench.taken import DEV_OBJECTS, import_neggenbench, make_demo_cases
+from vsf.cli import main
 
 HEADER = {"format": "vsf-cases", "version": 1, "name": "mine", "license": "CC0-1.0"}
 GOOD = Case(
@@ -53,12 +46,21 @@ def other(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize("name", SETS)
 def test_shipped_set_keeps_the_rules(name: str) -> None:
     cases = load_cases(name)
-    assert cases.name == name and cases.license == "Apache-2.0"
+    assert cases.name == name.removesuffix("-v1") and cases.license == "Apache-2.0"
     assert check_rules(cases) == []
 
 
-def test_neggen_has_200_cases_with_balanced_categories() -> None:
-    cases = load_cases("neggen")
+def test_a_name_without_a_version_is_the_latest_and_old_versions_stay_what_they_were() -> None:
+    for name, latest in LATEST.items():
+        assert load_cases(name) == load_cases(latest)
+    # What was drawn before can be found again: these are the hashes in the plans of old runs.
+    assert load_cases("demo-v1").hash == "928a780488f912975bc684e62e5e8bfca24c76e3e8809698704e561357c2ed52"
+    assert load_cases("neggen-v1").hash == "9ff741a3b95d1465ace3f75069a1b7934a89cc6cbe40af48251e3c06a92987ba"
+
+
+@pytest.mark.parametrize("name", ["neggen-v1", "neggen-v2"])
+def test_neggen_has_200_cases_with_balanced_categories(name: str) -> None:
+    cases = load_cases(name)
     assert (len(cases.split("dev")), len(cases.split("test"))) == (50, 150)
     counts = Counter((case.category, case.split) for case in cases)
     assert len({category for category, _ in counts}) == 10
@@ -66,6 +68,39 @@ def test_neggen_has_200_cases_with_balanced_categories() -> None:
     assert {count for (_, split), count in counts.items() if split == "test"} == {15}
     assert all(case.object for case in cases)
     assert max(Counter(case.negative for case in cases).values()) <= 3  # no habit of one word
+
+
+def test_a_third_of_neggen_is_narrative() -> None:
+    cases = load_cases("neggen")
+    told = [case for case in cases if case.style == "narrative"]
+    assert len(told) == 67 and {case.style for case in cases} == {"narrative", "short"}
+    assert {6, 7} == set(Counter(case.category for case in told).values())
+    lengths = [word_count(case.prompt) for case in told]
+    assert min(lengths) >= 15 and max(lengths) <= 30 and len(set(lengths)) >= 8
+    assert all(word_count(case.prompt) < 20 for case in cases if case.style == "short")
+    assert all(case.prompt.endswith(".") for case in told)
+
+
+def test_a_case_id_that_both_versions_of_neggen_have_means_one_case() -> None:
+    old = {case.id: case for case in load_cases("neggen-v1")}
+    for case in load_cases("neggen-v2"):
+        if case.id in old:
+            before = old[case.id]
+            assert (case.prompt, case.negative, case.question_1, case.question_2, case.kept) == (
+                before.prompt, before.negative, before.question_1, before.question_2, before.kept,
+            )  # fmt: skip
+
+
+def test_neggen_v2_mends_what_was_found_in_v1() -> None:
+    cases = {case.object: case for case in load_cases("neggen")}
+    # Weak priors, and objects that are nothing without the part.
+    weak = {("pirate captain", "eye patch"), ("chef", "hat"), ("knight", "sword"), ("living room window", "curtains"),
+            ("mermaid", "fish tail"), ("dandelion", "seeds"), ("tropical beach", "ocean")}  # fmt: skip
+    assert not weak & {(case.object, case.negative) for case in cases.values()}
+    # Words that name other things when they stand alone, as a negative does.
+    assert not {"bow", "cap", "club", "board", "net", "valves", "stem"} & {case.negative for case in cases.values()}
+    people = {name for name, case in cases.items() if case.category == "people"}
+    assert not {"birthday party", "Christmas tree", "campsite", "classroom"} & people
 
 
 def test_common_has_60_cases_with_balanced_categories() -> None:
@@ -78,20 +113,47 @@ def test_common_has_60_cases_with_balanced_categories() -> None:
     assert set(dev.values()) <= {2, 3}
 
 
-def test_demo_set_is_the_held_out_part_of_the_demo_world() -> None:
-    from vsf.demo import world
+def test_the_first_demo_set_is_the_held_out_part_of_the_demo_world() -> None:
+    from vsf.demo import pictures as world
 
-    cases = load_cases("demo")
-    assert cases == make_demo_cases()
+    cases = load_cases("demo-v1")
+    assert cases == make_demo_cases(1)
     assert len(cases.split("dev")) >= 60 and len(cases.split("test")) >= 160
     for case in cases:
         assert case.object and case.part and case.color and case.background
         assert case.negative == case.part and case.part in world.TYPICAL[case.object]
         assert case.split == world.split(case.object, case.color, case.background, case.part)
-    for split in ("dev", "test"):
-        # The first k are spread over the pairs: the first round has each pair once.
-        pairs = [case.category for case in cases.split(split)]
-        assert len(set(pairs[:30])) == 30 == sum(map(len, world.TYPICAL.values()))
+
+
+DRAWN_BEFORE = set(Path(__file__).with_name("drawn_before.txt").read_text().split())
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+
+
+def test_whole_objects_and_pairs_of_the_demo_set_are_held_out() -> None:
+    """In version 1 dev and test shared all 30 (object, part) pairs."""
+    old = load_cases("demo-v1")
+    assert {c.category for c in old.split("dev")} == {c.category for c in old.split("test")}
+    cases = load_cases("demo")
+    assert cases == make_demo_cases(2, DRAWN_BEFORE)
+    dev, test = cases.split("dev"), cases.split("test")
+    assert not {c.category for c in dev} & {c.category for c in test}
+    assert {c.object for c in dev} == set(DEV_OBJECTS) and not {c.object for c in test} & set(DEV_OBJECTS)
+    assert len(dev) == 86 and len(test) == 107 and len({c.object for c in test}) == 12
+    # No combination that the model was trained on: all are cases of version 1, which says so.
+    before = {c.id: c for c in old}
+    assert all(dataclasses.replace(c, split=before[c.id].split) == before[c.id] for c in cases)
+    with pytest.raises(ValueError, match="version must be 1 or 2, got 3"):
+        make_demo_cases(3)
+
+
+def test_no_test_case_of_the_demo_set_was_drawn_for_earlier_evidence() -> None:
+    from vsf.bench.answers import read_answers
+
+    test = {c.id for c in load_cases("demo").split("test")}
+    drawn = {case for run in read_answers(EVIDENCE / "bench" / "answers.csv.gz") for case in run.plan.cases}
+    drawn |= set(json.loads((EVIDENCE / "bench" / "sweep.json").read_text())["chosen"])
+    assert len(drawn) == 150 + 44 and drawn <= DRAWN_BEFORE
+    assert not test & DRAWN_BEFORE
 
 
 def test_shipped_cases_say_which_parts_must_stay() -> None:
@@ -103,13 +165,13 @@ def test_shipped_cases_say_which_parts_must_stay() -> None:
 
 
 def test_no_case_is_in_two_sets() -> None:
-    keys = [(case.prompt.lower(), case.negative) for name in SETS for case in load_cases(name)]
+    keys = [(case.prompt.lower(), case.negative) for name in LATEST for case in load_cases(name)]
     assert len(keys) == len(set(keys))
 
 
 def test_reading_cases_does_not_import_torch() -> None:
     code = (
-        "import sys\nfrom vsf.bench.cases import load_cases, make_demo_cases\n"
+        "import sys\nfrom vsf.bench.cases import load_cases\nfrom vsf.bench.taken import make_demo_cases\n"
         "load_cases('neggen'), make_demo_cases()\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})
@@ -147,7 +209,7 @@ def test_hash_ignores_how_a_file_is_written_and_sees_what_it_says(tmp_path: Path
     changed = {plain.hash, CaseSet("mine", "CC0-1.0", plain.cases[::-1]).hash}
     changed.add(CaseSet("other", "CC0-1.0", plain.cases).hash)
     for field in dataclasses.fields(Case):
-        value = "dev" if field.name == "split" else "x"
+        value = {"split": "dev", "world": "pictures"}.get(field.name, "x")
         changed.add(CaseSet("mine", "CC0-1.0", (dataclasses.replace(plain.cases[0], **{field.name: value}),)).hash)
     assert len(changed) == 3 + len(dataclasses.fields(Case))
 
@@ -221,7 +283,10 @@ def test_file_without_cases(data: bytes, message: str, tmp_path: Path) -> None:
 
 
 def test_unknown_set_names_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="'negen'; sets that come with vsf: neggen, common, demo"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="'negen'; sets that come with vsf: neggen, common, demo; versions before: neggen-v1, demo-v1",
+    ):
         load_cases("negen")
 
 
@@ -248,6 +313,84 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="disk full"):
         save_cases(CaseSet("y", "CC0-1.0", (GOOD,)), path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+# --- Groups and samples
+
+
+def grouped(*rows: tuple[str, str, str | None]) -> CaseSet:
+    """Cases of (id, category, object), all dev."""
+    made = [
+        dataclasses.replace(GOOD, id=id, category=category, object=name, split="dev") for id, category, name in rows
+    ]
+    return CaseSet("x", "CC0-1.0", tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("rows", "unit", "groups"),
+    [
+        # Parts of one object in categories of their own: the object is outermost.
+        ([("a", "bike/wheels", "bike"), ("b", "bike/basket", "bike"), ("c", "car/w", "car")], "object", "bike bike car"),
+        # Objects within categories: the category is.
+        ([("a", "tools", "axe"), ("b", "tools", "saw"), ("c", "food", "egg")], "category", "tools tools food"),
+        # A category that all share says nothing; nor does no object.
+        ([("a", "mine", "axe"), ("b", "mine", "saw"), ("c", "mine", "saw")], "object", "axe saw saw"),
+        ([("a", "mine", None), ("b", "mine", None), ("c", "mine", None)], "case", "a b c"),
+        ([("a", "x", None), ("b", "x", "axe"), ("c", "y", "axe")], "category", "x x y"),
+        # Crossed: whoever shares either is one group.
+        ([("a", "x", "axe"), ("b", "y", "axe"), ("c", "y", "saw"), ("d", "z", "egg")], "group", "g g g z"),
+    ],
+)  # fmt: skip
+def test_the_group_of_a_case_is_the_outermost_it_declares(
+    rows: list[tuple[str, str, str | None]], unit: str, groups: str
+):
+    cases = grouped(*rows)
+    names = [cases.groups[case.id] for case in cases]
+    wanted = groups.split()
+    assert cases.unit == unit
+    assert [names.index(n) for n in names] == [wanted.index(n) for n in wanted]
+
+
+def test_the_groups_of_the_shipped_sets() -> None:
+    counted = {name: (load_cases(name).unit, len(set(load_cases(name).groups.values()))) for name in SETS}
+    assert counted == {
+        "neggen-v2": ("category", 10), "common": ("category", 6), "demo-v2": ("object", 17),
+        "neggen-v1": ("category", 10), "demo-v1": ("object", 17),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["neggen", "demo", "common"])
+def test_a_sample_is_even_over_groups_seeded_and_nested(name: str) -> None:
+    """`--limit 44` used to take the first 44: of the demo set's 30 pairs the alphabetically first 14 twice."""
+    cases = load_cases(name)
+    there = cases.split("test")
+    held = Counter(cases.groups[case.id] for case in there)
+    for n in (7, 20, 44):
+        sample = cases.sample("test", n)
+        assert len(sample) == n and set(sample) <= set(there)
+        counts = Counter(cases.groups[case.id] for case in sample)
+        # Groups that have run out of cases aside, no two differ by more than one case.
+        most = max(counts.values())
+        assert all(counts[g] >= min(most - 1, held[g]) for g in held)
+        assert set(sample) <= set(cases.sample("test", n + 5))
+        assert sample == tuple(case for case in there if case in set(sample))  # in the set's order
+    assert cases.sample("test", 20) == cases.sample("test", 20) != cases.sample("test", 20, seed=1)
+    assert cases.sample("test", 10_000) == cases.sample("test") == there
+    assert cases.sample(None) == cases.cases
+    # Another order of the file gives the same cases.
+    turned = CaseSet(cases.name, cases.license, cases.cases[::-1])
+    assert set(turned.sample("test", 20)) == set(cases.sample("test", 20))
+    with pytest.raises(ValueError, match="at least 1 case, got 0"):
+        cases.sample("test", 0)
+
+
+def test_a_sample_is_even_over_the_pairs_of_an_object() -> None:
+    cases = load_cases("demo")
+    for name, pairs in Counter(c.object for c in cases.sample("test", 44)).items():
+        mine = Counter(c.category for c in cases.sample("test", 44) if c.object == name)
+        held = Counter(c.category for c in cases.split("test") if c.object == name)
+        assert pairs == sum(mine.values())
+        assert all(mine[p] >= min(max(mine.values()) - 1, held[p]) for p in held)
 
 
 # --- The public benchmark's format
@@ -380,3 +523,18 @@ def test_rules_find_an_object_or_a_pair_twice() -> None:
 def test_rules_read_words_not_letters(word: str) -> None:
     found = check_rules([dataclasses.replace(GOOD, prompt=f"A {word} desk lamp in an office")])
     assert bool(found) == (word == "nothing-like-it")
+
+
+def test_the_import_command_replaces_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "public.json", tmp_path / "mine.jsonl"
+    entry = {"prompt": "a red bike", "missing_element": "wheels", "question_1": "a?", "question_2": "b?"}
+    source.write_text(json.dumps([entry]))
+    out.write_text("mine, and not to be had again")
+    command = ["bench", "import", str(source), "--out", str(out)]
+    assert main(command) == 2
+    assert "is there already; give another --out" in capsys.readouterr().err
+    assert out.read_text() == "mine, and not to be had again"
+    out.unlink()
+    assert main(command) == 0 and main(command) == 0  # the same again is the same
+    assert main([*command, "--dev", "1"]) == 2
+    assert len(load_cases(out).split("dev")) == 0

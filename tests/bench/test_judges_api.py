@@ -15,17 +15,21 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from patience import PATIENCE
+
 pytest.importorskip("openai", reason="needs the extra bench")
 
 from judging import drawn, files_with, make_run
-from vsf.bench.judges import ApiJudge, JudgeError, items, judge_run, tally
-from vsf.bench.judges import api as module
-from vsf.bench.judges.api import Prices
-from vsf.bench.run import Run
+from vsf.bench.judges import ApiJudge, JudgeError, exhibits, judge_run, tally
+from vsf.bench.report import _judges
+from vsf.bench.run import Run, RunError
+from vsf.bench.tables import Results
 from vsf.cli import main
 
 KEY = "sk-a-key-that-must-not-be-found"
@@ -61,6 +65,8 @@ class Server:
     """Answers as `behave(body, number of this picture's requests before)` says: a status with a body and headers, or
     the name of something worse."""
 
+    url: str
+
     def __init__(self, behave) -> None:
         self.behave, self.bodies, self.headers = behave, [], []
         self.per_picture: Counter[bytes] = Counter()
@@ -80,7 +86,7 @@ def serving(behave):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
-        timeout = 10
+        timeout = PATIENCE
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -102,7 +108,7 @@ def serving(behave):
         def act(self, what, body) -> None:
             good = json.dumps(reply(verdict(kept_of(body)))).encode()
             if what == "silence":
-                gone.wait(5)
+                gone.wait()
             elif what == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
@@ -133,12 +139,12 @@ def serving(behave):
             self.send_header("Content-Length", str(length))
             self.end_headers()
 
-        def log_message(self, *_) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = True
 
-        def handle_error(self, *_) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:
             """Connections that the client gave up."""
 
     server = Quiet(("127.0.0.1", 0), Handler)
@@ -150,7 +156,7 @@ def serving(behave):
     finally:
         gone.set()
         server.shutdown()
-        thread.join(5)
+        thread.join()
         server.server_close()
 
 
@@ -168,7 +174,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     noted: list[float] = []
-    monkeypatch.setattr(module, "_pause", lambda stop, seconds: noted.append(seconds))
+    monkeypatch.setattr("openai._base_client.time", SimpleNamespace(sleep=noted.append, time=time.time))
     return noted
 
 
@@ -177,7 +183,7 @@ def good(body, before):
 
 
 def judge(server: Server, **given) -> ApiJudge:
-    return ApiJudge("a-model", base_url=server.url, **{"timeout": 60.0, **given})
+    return ApiJudge("a-model", base_url=server.url, **{"timeout": PATIENCE, **given})
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
@@ -206,7 +212,7 @@ def test_every_picture_is_asked_about_once_and_nothing_tells_the_method(run, tmp
 
 def test_a_case_without_kept_parts_is_not_asked_about_any(tmp_path):
     run = make_run(tmp_path / "run", cases=1, seeds=(0,), methods=("none",))
-    item = items(run, run.plan.units)[0]
+    item = exhibits(run, run.plan.units)[0]
     from dataclasses import replace
 
     with serving(good) as server:
@@ -214,13 +220,13 @@ def test_a_case_without_kept_parts_is_not_asked_about_any(tmp_path):
     assert answer.kept is None and "answer_3" not in json.dumps(server.bodies)
 
 
-def test_the_key_is_in_no_file_and_no_output(run, tmp_path, capsys, monkeypatch):
-    """Not even if the server sends it back, in answers and in errors."""
+def test_the_key_is_in_no_file_and_no_output(run, tmp_path, capsys):
+    """Not even if the server sends it back in errors. What was paid for is kept as it came."""
 
     def tell(body, before):
         if before == 0:
             return 500, {"error": {"message": f"cannot use {KEY}"}}
-        return reply(verdict(kept_of(body), reasoning=f"your key is {KEY}"))
+        return reply(verdict(kept_of(body), reasoning="no key here"))
 
     arguments = ["bench", "judge", str(run.folder), "--judge", "api", "--model", "m", "--cache", str(tmp_path / "c")]
     with serving(tell) as server:
@@ -230,7 +236,7 @@ def test_the_key_is_in_no_file_and_no_output(run, tmp_path, capsys, monkeypatch)
     with serving(lambda body, before: (401, {"error": {"message": f"Incorrect key {KEY}"}})) as server:
         assert main([*arguments[:-1], str(tmp_path / "e"), "--base-url", server.url, "--yes", "--name", "c"]) == 2
     out, err = capsys.readouterr()
-    assert KEY not in out + err and "[key]" in err and files_with(tmp_path, "your key is [key]")
+    assert KEY not in out + err and "[key]" in err and files_with(tmp_path, "no key here")
     assert files_with(tmp_path, "cannot use [key]") and not files_with(tmp_path, KEY)
     assert KEY not in json.dumps(judge(server).about()) and KEY not in repr(judge(server))
 
@@ -267,6 +273,7 @@ FAULTS = {
     "long error": ((503, b"x" * 3_000_000), "status 503", 4),
     "silence": ("silence", "timeout", 4),
     "drip": ("drip", "timeout", 4),
+    "early": ((425, b""), "status 425", 4),
     "reset": ("reset", "connection failed", 4),
     "half": ("half", "connection failed", 4),
     "flood": ("flood", "no answer: the reply is too long", 3),
@@ -299,7 +306,7 @@ def test_a_picture_that_is_never_answered_is_not_judged_after_a_bounded_number_o
     what, reason, most = FAULTS[fault]
     slow = fault in ("silence", "drip")
     with serving(lambda body, before: what) as server:
-        done = judge_run(run, judge(server, attempts=4, timeout=0.1 if slow else 60.0), "api")
+        done = judge_run(run, judge(server, attempts=4, timeout=0.1 if slow else PATIENCE), "api")
     units = drawn(run)
     assert done.judged == 0 and done.waiting == 0 and sum(done.not_judged.values()) == len(units)
     for answer in run.judged("api"):
@@ -315,7 +322,7 @@ def test_a_passing_fault_costs_nothing_but_requests(run, fault):
     what, _, most = FAULTS[fault]
     slow = fault in ("silence", "drip")
     with serving(lambda body, before: what if server.count == 1 and most > 1 else good(body, before)) as server:
-        done = judge_run(run, judge(server, concurrency=1, timeout=2.0 if slow else 60.0), "api")
+        done = judge_run(run, judge(server, concurrency=1, timeout=2.0 if slow else PATIENCE), "api")
     assert done.judged == len(drawn(run)) and not done.not_judged
     assert slow or done.spent["requests"] == done.judged + (most > 1)
 
@@ -339,17 +346,17 @@ def test_whatever_a_server_does_every_picture_ends_judged_or_not_within_the_boun
 
 def test_waits_grow_with_jitter_and_are_as_long_as_the_server_says(run, pauses):
     with serving(lambda body, before: (500, b"")) as server:
-        list(judge(server, concurrency=1).read(items(run, drawn(run))[:1]))
+        list(judge(server, concurrency=1).read(exhibits(run, drawn(run))[:1]))
     assert len(pauses) == 4 and all(0.25 * 2**i <= wait <= 0.5 * 2**i for i, wait in enumerate(pauses))
     pauses.clear()
     when = formatdate(time.time() + 30, usegmt=True)
     with serving(lambda body, before: (429, b"", {"Retry-After": ["7", when, "soon"][before]})) as server:
-        list(judge(server, attempts=3).read(items(run, drawn(run))[:1]))
+        list(judge(server, attempts=3).read(exhibits(run, drawn(run))[:1]))
     assert pauses[0] == 7 and 25 < pauses[1] <= 30 and len(pauses) == 2
     pauses.clear()
     with serving(lambda body, before: (429, b"", {"Retry-After": "86400"})) as server:
-        answer = next(iter(judge(server).read(items(run, drawn(run))[:1])))
-    assert "asks to wait 86400 s" in answer.reason and server.count == 1 and not pauses
+        answer = next(iter(judge(server).read(exhibits(run, drawn(run))[:1])))
+    assert "asks to wait 86400 s" in (answer.reason or "") and server.count == 1 and not pauses
 
 
 # -- when to stop -----------------------------------------------------------------------------------------------------
@@ -397,13 +404,18 @@ def test_an_endpoint_that_fails_for_all_is_given_up(tmp_path, run):
 def test_no_more_requests_at_a_time_than_allowed(tmp_path):
     run = make_run(tmp_path / "run", cases=4, seeds=(0, 1))
 
+    full = threading.Event()
+
     def slowly(body, before):
-        time.sleep(0.02)
+        if server.most == 3:
+            full.set()
+        full.wait(PATIENCE)
+        time.sleep(0.02)  # for one too many, if there were one
         return good(body, before)
 
     with serving(slowly) as server:
         judge_run(run, judge(server, concurrency=3), "api")
-    assert 2 <= server.most <= 3
+    assert server.most == 3
 
 
 def test_asking_again_adds_up_what_was_spent(run):
@@ -423,7 +435,7 @@ def test_an_answer_is_paid_for_once(run, tmp_path):
     cache = tmp_path / "cache"
     with serving(good) as server:
         judge_run(run, judge(server, cache=cache, concurrency=1), "first")
-        different = len({(item.png(), item.case.id) for item in items(run, drawn(run))})
+        different = len({(item.png(), item.case.id) for item in exhibits(run, drawn(run))})
         assert server.count == different < len(drawn(run))  # equal pixels are one picture
         done = judge_run(run, judge(server, cache=cache), "second")
         assert server.count == different and done.judged == len(drawn(run)) and not done.spent
@@ -447,9 +459,9 @@ def test_what_is_no_answer_is_not_cached(run, tmp_path):
 
 
 def test_the_estimate_counts_what_would_be_asked(run, tmp_path):
-    todo = items(run, drawn(run))
+    todo = exhibits(run, drawn(run))
     with serving(good) as server:
-        asked = judge(server, prices=Prices(2, 10), image_tokens=1000, cache=tmp_path / "c")
+        asked = judge(server, price_in=2, price_out=10, image_tokens=1000, cache=tmp_path / "c")
         estimate = asked.estimate(todo)
         assert server.count == 0
         assert estimate.requests == len(todo) and estimate.cached == 0
@@ -491,4 +503,44 @@ def test_a_refused_key_is_one_sentence(run, capsys, tmp_path):
         arguments = ["--judge", "api", "--model", "m", "--base-url", server.url, "--yes", "--no-cache"]
         assert main(["bench", "judge", str(run.folder), *arguments]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "refuses the key (401: bad key)" in err
+    assert err.count("\n") == 1 and "refuses the key (status 401: bad key)" in err
+
+
+# -- keys, and judges that never answered ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["k", "true", "bike", "visible part"])
+def test_a_key_that_is_a_word_changes_no_answer(run, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    reasoning = "A bike; its visible part is true to k: I like it."
+    with serving(lambda body, before: reply(verdict(kept_of(body), reasoning=reasoning))) as server:
+        done = judge_run(run, judge(server), "api")
+    assert done.judged == len(drawn(run))
+    assert {a.details["reasoning"] for a in run.judged("api")} == {reasoning}
+    assert run.judge("api")["base_url"] == server.url
+
+
+def test_errors_lose_the_whole_key_and_nothing_else(run):
+    text = f"cannot use {KEY}; cannot use {KEY}s; sk-a-key is short"
+    with serving(lambda body, before: (400, {"error": {"message": text}})) as server:
+        judge_run(run, judge(server), "api")
+    reasons = {a.reason for a in run.judged("api")}
+    assert reasons == {f"status 400: cannot use [key]; cannot use {KEY}s; sk-a-key is short"}
+
+
+def test_a_judge_that_never_answered_is_none(run, tmp_path):
+    with serving(lambda body, before: (401, b"")) as server, pytest.raises(JudgeError):
+        judge_run(run, judge(server), "refused")
+    assert run.judges() == [] and not (run.folder / "judges").exists()
+    speaks = threading.Event()
+    with serving(lambda body, before: good(body, before) if speaks.is_set() else reply("no")) as server:
+        judge_run(run, judge(server), "mute")
+        # It is on record with its reasons, and does not stand in the way of those who answered.
+        assert run.judges() == ["mute"] and Results.load([run]).judge == "mute"
+        speaks.set()
+        judge_run(run, judge(server), "api")
+        assert run.judges() == ["api", "mute"] and Results.load([run]).judge == "api"
+        assert Results.load([run], "mute").judge == "mute" and [n for n, _ in _judges([run], "api")] == ["api"]
+        judge_run(run, judge(server), "mute", retry=True)
+    with pytest.raises(RunError, match="several judges"):
+        Results.load([run])

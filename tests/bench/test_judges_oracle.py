@@ -14,7 +14,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from judging import add_picture, drawn, make_run, parts_of
-from vsf.bench.judges import JudgeError, OracleJudge, items, judge_run, tally
+from patience import PATIENCE
+from vsf.bench.judges import JudgeError, OracleJudge, exhibits, judge_run, tally
 from vsf.bench.run import Run, RunError
 from vsf.cli import main
 from vsf.demo.oracle import load_oracle
@@ -79,7 +80,7 @@ def test_a_wrong_colour_is_the_object_but_not_the_case(run, oracle):
     unit = drawn(run)[0]
     case = run.case[unit.case]
     other = next(c for c in ("red", "blue") if c != case.color)
-    from vsf.demo import world
+    from vsf.demo import pictures as world
 
     scene = world.Scene(case.object, other, parts_of(unit, case), case.background, "flat", 3)
     add_picture(run, unit, Image.fromarray(world.render(scene)))
@@ -100,7 +101,7 @@ def test_a_wreck_is_no_success_by_its_missing_part(run, oracle):
 
 def test_an_answer_depends_on_its_own_picture_only(run, oracle):
     judge = OracleJudge(oracle)
-    todo = items(run, drawn(run))
+    todo = exhibits(run, drawn(run))
     together = {a.unit: a for a in judge.read(todo)}
     assert len(together) == len(todo)
     for chosen in (todo[:1], todo[3:10], list(reversed(todo))):
@@ -118,7 +119,7 @@ def test_a_case_of_another_world_and_a_damaged_picture_are_not_judged(run, oracl
     for answer in run.judged("oracle"):
         if answer.unit in (first.id, second.id, third.id):
             assert answer.status == "not judged" and answer.reason and answer.answer_2 is None
-    foreign = [replace(i, case=replace(i.case, part=None)) for i in items(run, drawn(run))[:2]]
+    foreign = [replace(i, case=replace(i.case, part=None)) for i in exhibits(run, drawn(run))[:2]]
     assert [a.reason for a in OracleJudge(oracle).read(foreign)] == ["not a case of the demo world"] * 2
 
 
@@ -148,7 +149,7 @@ def test_only_what_is_drawn_and_unanswered_is_asked(tmp_path):
 
 def test_methods_come_mixed_in_a_seeded_order(run):
     def order(seed, units=None):
-        return [item.unit for item in items(run, units or run.plan.units, seed)]
+        return [item.unit for item in exhibits(run, units or run.plan.units, seed)]
 
     assert order(0) == order(0, list(reversed(list(run.plan.units)))) and order(0) != order(1)
     assert sorted(order(0)) == sorted(order(1))
@@ -160,9 +161,9 @@ def test_methods_come_mixed_in_a_seeded_order(run):
 
 
 def test_what_may_leave_says_nothing_about_the_method(run):
-    todo = items(run, run.plan.units)
+    todo = exhibits(run, run.plan.units)
     assert len({item.id for item in todo}) == len(todo)
-    assert {i.id for i in todo}.isdisjoint(i.id for i in items(run, run.plan.units, seed=1))
+    assert {i.id for i in todo}.isdisjoint(i.id for i in exhibits(run, run.plan.units, seed=1))
     for item in todo[:6]:
         assert read_settings(item.image)["unit"] == item.unit  # the file says it,
         assert b"guidance" not in item.png() and item.unit.encode() not in item.png()  # what is sent does not
@@ -258,6 +259,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL, which Windows does not have")
 def test_killed_at_twenty_random_moments_it_says_the_same(tmp_path):
     """A parent with everything imported forks judges, which are killed at a random file: before, within or after it.
 
@@ -290,7 +292,7 @@ def test_killed_at_twenty_random_moments_it_says_the_same(tmp_path):
         assert len(expected) > counts[-1] > counts[0]
         assert not judge(run)
         parent.stdin.close()
-        assert parent.wait(60) == 0
+        assert parent.wait(PATIENCE) == 0
     assert answers(run) == expected
     assert run.judge("oracle") == calm.judge("oracle")
 
@@ -327,3 +329,14 @@ def test_bad_options_are_one_sentence_and_nothing_is_judged(run, capsys, argumen
 def test_no_run_is_one_sentence(tmp_path, capsys):
     assert main(["bench", "judge", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_pictures_that_a_judge_cannot_judge_at_all_are_refused_before_it_begins(tmp_path, capsys):
+    from bench_runs import make_run as other_run
+    from bench_runs import point
+
+    run = other_run(tmp_path / "other", [point("none"), point("vsf")], {})
+    assert main(["bench", "judge", str(run.folder)]) == 2
+    err = capsys.readouterr().err
+    assert "the judge oracle cannot judge 6 of 6 cases (case-0: not a case of the demo world)" in err
+    assert err.count("\n") == 1 and not (run.folder / "judges").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsf.bench.ablations import ABLATIONS, make_method
-from vsf.bench.points import labels, parse_point, parse_points, read_points, write_points
+from vsf.bench.points import parse_point, parse_points, read_points, write_points
 from vsf.bench.run import Point, RunError
-from vsf.demo.settings import RECOMMENDED
-from vsf.guidance import CFG, METHODS, NAG, VSF
+from vsf.demo.models import MODELS
+from vsf.guidance import CFG, EVERY, METHODS, NAG, VSF, make_method
+from vsf.guidance.variants import ABLATIONS
 from vsf.presets import PRESETS
 
 
@@ -27,7 +28,8 @@ from vsf.presets import PRESETS
         (" vsf : ", "vsf", VSF()),
         ("best=vsf:layout=upstream, normalize=none", "best", VSF(layout="upstream")),
         ("vsf:offset=inf,blocks=0+2", "vsf,offset=inf,blocks=0+2", VSF(offset=math.inf, blocks=(0, 2))),
-        ("vsf:blocks=none,normalize=1.5", "vsf,blocks=none,normalize=1.5", VSF(normalize=1.5)),
+        ("vsf:blocks=0-2+7,stop=0.5", "vsf,blocks=0-2+7,stop=0.5", VSF(blocks=(0, 1, 2, 7), stop=0.5)),
+        ("vsf:blocks=all,normalize=1.5", "vsf,blocks=all,normalize=1.5", VSF(normalize=1.5)),
         ("a=b=nag:scale=3", "a=b", NAG(3.0)),
         ("cfg:scale=2", "cfg,scale=2", CFG(2.0)),
     ],
@@ -38,10 +40,10 @@ def test_a_text_is_a_method_with_a_name(text: str, name: str, method: Any) -> No
     assert make_method(point.settings) == method
 
 
-@pytest.mark.parametrize("label", [*METHODS, *ABLATIONS])
-def test_every_method_and_ablation_can_be_a_point(label: str) -> None:
+@pytest.mark.parametrize("label", EVERY)
+def test_every_method_and_variant_can_be_a_point(label: str) -> None:
     point = parse_point(label)
-    assert point == Point(label, labels()[label]().settings())
+    assert point == Point(label, EVERY[label]().settings())
 
 
 def test_steps_and_guidance_scale_belong_to_the_pipeline() -> None:
@@ -50,12 +52,14 @@ def test_steps_and_guidance_scale_belong_to_the_pipeline() -> None:
 
 
 def test_vsf_starts_from_what_is_recommended_for_the_model() -> None:
-    assert make_method(parse_point("vsf", "demo").settings) == RECOMMENDED
+    assert make_method(parse_point("vsf", "demo").settings) == MODELS["demo"].recommended
     assert make_method(parse_point("vsf:scale=9", "demo").settings).scale == 9.0  # type: ignore[attr-defined]
     preset = next(iter(PRESETS.values()))
     assert make_method(parse_point("vsf", preset.name).settings) == preset.guidance()
     assert make_method(parse_point("vsf", "owner/name").settings) == VSF()
     assert make_method(parse_point("nag", "demo").settings) == NAG()
+    late = make_method(parse_point("vsf:start=0.8", "demo").settings)  # behind the end of the recommended range
+    assert late == replace(MODELS["demo"].recommended, start=0.8, stop=1.0)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +69,8 @@ def test_vsf_starts_from_what_is_recommended_for_the_model() -> None:
         ("vfs", "did you mean vsf"),
         ("=vsf", "named ''"),
         ("a/b=vsf", "letters, digits"),
-        ("vsf:scal=1", "allowed: .*scale"),
-        ("vsf:scale", "as NAME=VALUE"),
+        ("vsf:scal=1", "has no setting scal; it has scale, .*did you mean scale?"),
+        ("vsf:scale", "'scale' is not NAME=VALUE"),
         ("vsf:scale=", "allowed: a number"),
         ("vsf:scale=big", "allowed: a number"),
         ("vsf:normalize=big", "allowed: a number, or none"),
@@ -74,13 +78,16 @@ def test_vsf_starts_from_what_is_recommended_for_the_model() -> None:
         ("vsf:scale=nan", "0 to 10000"),
         ("vsf:layout=mine", "paper, upstream"),
         ("vsf:scale=1,scale=2", "twice"),
-        ("vsf:blocks=1-3", "joined by [+]"),
+        ("vsf:blocks=3-1", "ends before it begins"),
+        ("vsf:blocks=none", "numbers and ranges such as 0-18,24, or all"),
         ("vsf:start=0.9,stop=0.1", "start"),
         ("vsf:steps=0", "whole number from 1"),
         ("vsf:steps=1.5", "whole number from 1"),
         ("vsf:guidance_scale=inf", "from 0 to 1000"),
-        ("nasa:tau=1", "no setting of nasa"),
+        ("nasa:tau=1", "method nasa has no setting tau; it has scale"),
         ("cfg:stop=0.5", "no start, stop"),
+        ("cfg:blocks=1", "method cfg has no setting blocks; it has scale"),
+        ("none:scale=0.5", "it has none"),
     ],
 )
 def test_what_is_no_point_is_refused_with_what_is_allowed(text: str, message: str) -> None:

@@ -16,8 +16,9 @@ pytest.importorskip("matplotlib")
 from bench_runs import cases, make_run, point, says
 
 from vsf.bench.cases import CaseSet
+from vsf.bench.page import html, markdown, write_report
 from vsf.bench.plots import Dot, forest, styles, tradeoff_plot
-from vsf.bench.report import Report, build, html, markdown, write_report
+from vsf.bench.report import Report, build
 from vsf.bench.run import Point, Run, RunError, Unit
 from vsf.cli import main
 from vsf.stats import Interval
@@ -174,6 +175,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path):
     silent = make_run(tmp_path / "silent", POINTS[:2], {"made": lambda unit: {"status": "not judged", "reason": "no"}})
     made = build([silent], title="<b>a_b</b>")
     assert made.notes == ["made could judge no picture, so there are no figures."]
+    few = build([two])
+    assert "cannot find anything: no p-value can be below 2 / 2^3" in few.notes[0] and few.notes[0] in html(few)
     assert markdown(made).startswith("# \\<b\\>a\\_b\\</b\\>\n") and "no figures" in html(made)
 
 
@@ -198,7 +201,12 @@ def test_two_judges_stand_side_by_side_with_their_agreement(tmp_path: Path):
 def test_the_markdown_has_the_published_scores_and_the_tests(report: Report):
     text = markdown(report)
     assert "| method | positive | negative | quality | unrelated | specificity | retention |" in text
-    assert "| vsf | 1.000 (.610 to 1.000) | .500 (" in text and "Ablations" in text and "Holm" in text
+    assert (
+        "| vsf | 1.000 (.292 to 1.000; 3) | .500 (" in text
+        and "which are categories" in text
+        and "Ablations" in text
+        and "Holm" in text
+    )
 
 
 def test_grey_prints_can_tell_methods_apart():
@@ -234,9 +242,22 @@ def test_the_command_writes_both_files_and_says_no_in_one_line(run: Run, tmp_pat
         assert words in err and err.count("\n") == 1
 
 
+def test_figures_that_are_tested_can_be_chosen_and_are_the_family(run: Run):
+    report = build([run], tested=("balanced",))
+    assert {c.metric for c in report.comparisons} == {"balanced"} and len(report.comparisons) == 2
+    with pytest.raises(RunError, match="no figure 'joy'; there: positive"):
+        build([run], tested=("joy",))
+
+
 def test_the_reference_may_be_any_point(run: Run):
     report = build([run], reference="ablation-no-offset")
     assert report.lines[-1].name == "ablation-no-offset" and not report.ablations
+    plain = build([run], reference="none")  # a KeyError once
+    assert {c.reference for c in plain.comparisons} == {"none"} and {c.point for c in plain.comparisons} == {
+        "vsf",
+        "nag",
+    }
+    assert [title for title, *_ in plain.extremes] == ["The hardest cases"]
     with pytest.raises(RunError, match="no point"):
         build([run], reference="nothing")
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-pytest.importorskip("openai", reason="needs vsf[bench]")
-pytest.importorskip("rapidfuzz", reason="needs vsf[bench]")
+pytest.importorskip("openai", reason="needs value-sign-flip[bench]")
+pytest.importorskip("rapidfuzz", reason="needs value-sign-flip[bench]")
 
-from vsf.bench.cases import Case, check_rules, load_cases
+from vsf.bench.cases import Case, load_cases
+from vsf.bench.endpoint import EndpointError
+from vsf.bench.rules import check_rules
 from vsf.bench.write import WriteError, Written, replies_path, write_cases
 from vsf.cli import main
 
@@ -78,7 +82,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         self.embedded: list[list[str]] = []
@@ -113,13 +117,22 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.close()
 
 
-def write(server: Server, out: Path, n: int = 4, *, waits: list[float] | None = None, **more: Any) -> Written:
-    wait = (waits if waits is not None else []).append
-    return write_cases("things", n, out, model="writer-1", base_url=server.url, wait=wait, **more)
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits between requests are noted instead of sat out."""
+    noted: list[float] = []
+    monkeypatch.setattr("openai._base_client.time", SimpleNamespace(sleep=noted.append, time=time.time))
+    return noted
 
 
-def test_everything_that_can_go_wrong_goes_wrong_and_the_set_is_written(server: Server, tmp_path: Path) -> None:
-    out, waits, told = tmp_path / "mine.jsonl", [], []
+def write(server: Server, out: Path, n: int = 4, **more: Any) -> Written:
+    return write_cases("things", n, out, model="writer-1", base_url=server.url, **more)
+
+
+def test_everything_that_can_go_wrong_goes_wrong_and_the_set_is_written(
+    server: Server, tmp_path: Path, waits: list[float]
+) -> None:
+    out, told = tmp_path / "mine.jsonl", []
     hint = draft(GOOD[5], prompt="A striped hot-air balloon without any load under it")
     names = draft(GOOD[1], prompt="A yellow city bus with windows, seen from the side")
     double = draft(GOOD[1], object="bus", kept=["wheels", "Windows"])
@@ -139,7 +152,7 @@ def test_everything_that_can_go_wrong_goes_wrong_and_the_set_is_written(server: 
         raw(message(json.dumps([1, 2]))),
         says(names, double, draft(GOOD[6]), draft(GOOD[7])),
     ]
-    done = write(server, out, waits=waits, say=told.append, requests=30)
+    done = write(server, out, say=told.append, requests=30)
     assert done.complete and done.requests == len(server.bodies) == 12
     assert len(waits) == 3 and waits[0] == 7.0 and 0.5 <= waits[1] <= 1 <= waits[2] <= 2
     cases = load_cases(out)
@@ -149,16 +162,18 @@ def test_everything_that_can_go_wrong_goes_wrong_and_the_set_is_written(server: 
     assert {c.source for c in cases} == {"written by writer-1"} and cases.name == "mine"
     assert next(c for c in cases if c.object == "bicycle").kept == "wheels, frame"
     for part in (
-        "hints at an absence: 'without'", "a reply: it is not JSON", "its message is no JSON", "nearly the same as",
-        "the model refused: I will not", "prompt: Input should be a valid string", "Field required", "cut off",
+        "hints at an absence: 'without'", "a reply: no answer: the reply is not JSON",
+        "its message is no JSON", "nearly the same as",
+        "a reply: refused: I will not", "prompt: Input should be a valid string", "Field required", "cut off",
         "names the negative's", "kept names the negative",
     ):  # fmt: skip
         assert any(part in line for line in done.dropped), (part, done.dropped)
     assert told == [f"dropped {line}" for line in done.dropped]
     assert server.keys == {f"Bearer {KEY}"}
-    for path in tmp_path.iterdir():
-        assert KEY not in path.read_text()
-    assert KEY not in " ".join(told) and done.tokens == 800  # one reply of nine does not say
+    assert KEY not in out.read_text() and KEY not in " ".join(told)
+    # A paid reply is kept as it came, be it that the server itself put the key in it.
+    assert replies_path(out).read_text().count(KEY) == 1
+    assert "[key]" in " ".join(told) and done.tokens == 800  # one reply of nine does not say
     assert {p.name for p in tmp_path.iterdir()} == {"mine.jsonl", "mine.replies.jsonl"}
 
 
@@ -175,7 +190,7 @@ def test_the_model_is_told_what_is_taken_and_asked_for_a_schema(server: Server, 
     assert server.bodies[0]["model"] == "writer-1"
 
 
-def test_what_was_paid_for_is_not_paid_again(server: Server, tmp_path: Path) -> None:
+def test_what_was_paid_for_is_not_paid_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = [says(*(draft(c) for c in GOOD[i : i + 3])) for i in range(0, 30, 3)]
     server.steps = list(good)
     whole = write(server, tmp_path / "whole.jsonl", 12, per_request=3)
@@ -183,7 +198,7 @@ def test_what_was_paid_for_is_not_paid_again(server: Server, tmp_path: Path) -> 
     server.bodies.clear()
     out = tmp_path / "parts.jsonl"
     server.steps = [*good[:2], fails(503)]
-    with pytest.raises(WriteError, match="5 requests in a row failed .last: status 503: no."):
+    with pytest.raises(EndpointError, match="5 requests in a row failed .last: status 503: no."):
         write(server, out, 12, per_request=3)
     assert len(server.bodies) == 7 and len(load_cases(out)) == 6
     server.bodies.clear()
@@ -192,10 +207,9 @@ def test_what_was_paid_for_is_not_paid_again(server: Server, tmp_path: Path) -> 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_cases(
-            "things", 12, out, model="writer-1", base_url=server.url, per_request=3, wait=interrupt, name="whole"
-        )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("openai._base_client.time", SimpleNamespace(sleep=interrupt, time=time.time))
+        write(server, out, 12, per_request=3, name="whole")
     assert len(server.bodies) == 2 and len(load_cases(out)) == 9
     server.bodies.clear()
     server.steps = good[3:]
@@ -221,7 +235,7 @@ def test_dev_has_its_share(server: Server, tmp_path: Path) -> None:
 
 def test_requests_are_bounded(server: Server, tmp_path: Path) -> None:
     server.steps = [fails(429)]
-    with pytest.raises(WriteError, match="all 3 requests are used .last: status 429"):
+    with pytest.raises(EndpointError, match="all 3 requests are used .last: status 429"):
         write(server, tmp_path / "a.jsonl", requests=3)
     assert len(server.bodies) == 3 and not any(tmp_path.iterdir())
     server.bodies.clear()
@@ -248,7 +262,7 @@ def test_requests_are_bounded(server: Server, tmp_path: Path) -> None:
 )
 def test_a_final_no_is_taken_at_once(server: Server, tmp_path: Path, step: Step, message: str) -> None:
     server.steps = [step]
-    with pytest.raises(WriteError, match=message) as caught:
+    with pytest.raises(EndpointError, match=message) as caught:
         write(server, tmp_path / "a.jsonl")
     assert len(server.bodies) == 1 and KEY not in str(caught.value) and not any(tmp_path.iterdir())
 
@@ -264,7 +278,7 @@ def test_embeddings_find_what_spelling_does_not(server: Server, tmp_path: Path) 
     assert len(server.embedded) == 1 and done.requests == 2 and done.tokens == 105
     assert write(server, out, 2, embedding_model="e-1").requests == 0
     server.embed = lambda body: (200, {}, b'{"data": [{"index": 0, "embedding": ["x"]}]}')  # type: ignore[method-assign]
-    with pytest.raises(WriteError, match="replies of 'e-2' are no embeddings"):
+    with pytest.raises(EndpointError, match="replies of 'e-2' are no embeddings"):
         write(server, tmp_path / "b.jsonl", 2, embedding_model="e-2")
 
 
@@ -289,9 +303,9 @@ def test_files_in_the_way_are_left_alone(server: Server, tmp_path: Path) -> None
 def test_no_key_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(WriteError, match="needs a key in the environment variable OPENAI_API_KEY"):
+    with pytest.raises(EndpointError, match="needs a key in the environment variable OPENAI_API_KEY"):
         write_cases("things", 3, tmp_path / "a.jsonl", model="m")
-    with pytest.raises(WriteError, match="without a name or password"):
+    with pytest.raises(ValueError, match="without a name or password"):
         write_cases("things", 3, tmp_path / "a.jsonl", model="m", base_url="http://me:pw@127.0.0.1/v1")
     for bad in ({"n": 0}, {"dev": 2.0}, {"similar": 0.0}, {"requests": -1}):
         with pytest.raises(ValueError):
@@ -302,9 +316,20 @@ def test_a_missing_package_is_named_before_anything_is_paid(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vsf.bench.write.find_spec", lambda name: None if name == "rapidfuzz" else name)
-    with pytest.raises(WriteError, match=r'needs rapidfuzz: pip install "vsf\[bench\]"'):
+    with pytest.raises(WriteError, match=r'needs rapidfuzz: pip install "value-sign-flip\[bench\]"'):
         write(server, tmp_path / "a.jsonl")
     assert not server.bodies
+
+
+@pytest.mark.parametrize("key", ["k", "e", "wheels", "prompt"])
+def test_a_key_that_is_a_word_changes_no_paid_reply(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.steps = [says(*(draft(c) for c in GOOD[:4]))]
+    done = write(server, tmp_path / "a.jsonl")
+    assert done.complete and not done.dropped and done.cases is not None
+    assert {c.prompt for c in done.cases} == {c.prompt for c in GOOD[:4]}
 
 
 # --- The commands
@@ -341,7 +366,7 @@ def test_command_counts_lists_and_checks(tmp_path: Path, capsys: pytest.CaptureF
     assert code == 0 and out.count("rules: all kept") == 3 and load_cases("neggen").hash in out
     assert "vehicles" in out and "bike/wheels" in out
     code, out, _ = run(capsys, "bench", "cases", "neggen", "--list")
-    assert "bicycle-handlebars [test]" in out and "negative: handlebars; unrelated: net; kept: wheels, frame" in out
+    assert "bicycle-handlebars [test]" in out and "negative: handlebars; unrelated: tines; kept: wheels, frame" in out
     public = tmp_path / "public.json"
     entry = {"prompt": "A red lamp", "missing_element": "lamp", "question_1": "Is it?", "question_2": "Is it not?"}
     public.write_text(json.dumps([entry, {**entry, "missing_element": "shade"}]))

@@ -115,10 +115,10 @@ class DemoText:
 
     def run(self, clip: Any, text: str, padded: bool) -> tuple[Any, ...]:
         from vsf.arch.sd3 import SD3
-        from vsf.demo.settings import TEXT_LENGTH
+        from vsf.demo.models import MODELS
 
         embeds, _, pooled, _ = clip.encode_prompt(
-            text, text, text, do_classifier_free_guidance=False, max_sequence_length=TEXT_LENGTH
+            text, text, text, do_classifier_free_guidance=False, max_sequence_length=MODELS["demo"].text_length
         )
         if not padded:
             embeds = SD3().encode(clip, text, False, None)[None]

@@ -1,4 +1,6 @@
-"""Draw the pictures of the documentation with a real server: `COMFYUI=... python comfy_pictures.py FOLDER`.
+"""Draw the pictures of the documentation with a real server.
+
+    COMFYUI=... PYTHONPATH=tests python tests/comfyui/comfy_pictures.py FOLDER
 
 Graphs are screenshots of ComfyUI's own front end; the result is the demo model's, drawn through the server.
 """
@@ -32,6 +34,7 @@ FIT = """
   const width = Math.max(...boxes.map((b) => b[2])) - left + 60, height = Math.max(...boxes.map((b) => b[3])) - top + 60;
   const canvas = window.app.canvas, at = canvas.canvas.getBoundingClientRect();
   const scale = Math.min((innerWidth - at.left) / width, (innerHeight - at.top) / height);
+  canvas.min_font_size_for_lod = 0;  // text however small
   canvas.ds.scale = scale;
   canvas.ds.offset = [30 - left, 30 - top];
   canvas.setDirty(true, true);
@@ -42,7 +45,8 @@ FIT = """
 HIDE = """
 .comfyui-body-top, .comfyui-body-left, .comfyui-body-bottom, .comfyui-body-right, .side-tool-bar-container, .p-toast,
 .graph-canvas-menu, .p-dialog-mask, .comfy-menu, .actionbar, .p-buttongroup, .comfyui-menu, .side-bar-panel,
-.workflow-tabs-container, .minimap-main-container { display: none !important }
+.workflow-tabs-container, .minimap-main-container, .subgraph-breadcrumb,
+div:has(> .actionbar-container) { display: none !important }
 """
 
 
@@ -69,7 +73,7 @@ def screenshots(server: Server, folder: Path, names: list[str]) -> None:
                 page.wait_for_function(
                     "() => window.app.graph._nodes.filter((n) => n.imgs && n.imgs.length).length >= 3", timeout=120_000
                 )
-                page.wait_for_timeout(1500)
+                page.wait_for_timeout(8000)  # until it has stopped saying that the job is done
             page.add_style_tag(content=HIDE)
             page.wait_for_timeout(500)
             area = page.evaluate(FIT)

@@ -13,17 +13,52 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from needs import folder, version
+
+from patience import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 PACK = HERE.parents[1] / "comfyui"
 COMFYUI = os.environ.get("COMFYUI", "")
-#: These have no build for some machines, and ComfyUI imports little of them.
+VERSION = version(COMFYUI) if COMFYUI else ""
+#: What this version needs beside the environment, see needs.py.
+NEEDS = str(folder(COMFYUI)) if COMFYUI else ""
+if NEEDS:
+    sys.path.append(NEEDS)
+
+
+def has(path: str, text: str = "") -> bool:
+    """Whether this ComfyUI has a file with this text in it: what a version offers, without importing it."""
+    file = Path(COMFYUI) / path
+    return bool(COMFYUI) and file.is_file() and text in file.read_text()
+
+
+#: Flux2 and its kin came with numbered text tokens.
+NUMBERS = has("comfy/ldm/flux/model.py", "txt_ids_dims")
+Z_IMAGE = has("comfy/ldm/lumina/model.py", "pad_tokens_multiple")
+#: A module that has every name, and nothing behind it: ComfyUI imports from these much that its tests here never call.
+EMPTY = """def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+"""
+#: These have no build for some machines.
 STAND_INS = {
-    "torchvision": {"__init__.py": "from . import transforms\n", "transforms/__init__.py": ""},
-    "spandrel": {"__init__.py": "ModelLoader = ImageModelDescriptor = None\n"},  # its loader node must be there
-    "torchaudio": {"__init__.py": "", "transforms.py": "MelScale = None\n"},
+    "torchvision": {
+        "__init__.py": "from . import ops, transforms\n",
+        "ops.py": EMPTY,
+        "transforms/__init__.py": "from . import functional\n" + EMPTY,
+        "transforms/functional.py": EMPTY,
+    },
+    "spandrel": {"__init__.py": EMPTY},  # its loader node must be there
+    "torchaudio": {
+        "__init__.py": "from . import functional, transforms\n",
+        "functional.py": EMPTY,
+        "transforms.py": EMPTY,
+    },
 }
 #: Found out once: the stand-ins themselves are found later.
 MISSING = [package for package in STAND_INS if importlib.util.find_spec(package) is None]
@@ -47,8 +82,15 @@ def write_stand_ins(folder: Path) -> Path:
     return folder
 
 
+def link(custom_nodes: Path) -> None:
+    """Install the pack as who works on it does."""
+    (custom_nodes / "vsf").symlink_to(PACK, target_is_directory=True)
+
+
 class Server:
-    def __init__(self, comfyui: str, folder: Path, stand_ins: Path) -> None:
+    def __init__(
+        self, comfyui: str, folder: Path, stand_ins: Path, install: Callable[[Path], None] = link
+    ) -> None:  # fmt: skip
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -56,10 +98,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         for name in ("custom_nodes", "models", "input", "output", "user", "temp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "custom_nodes" / "vsf").symlink_to(PACK, target_is_directory=True)
+        install(folder / "custom_nodes")
         (folder / "custom_nodes" / "harness").symlink_to(HERE / "harness_nodes", target_is_directory=True)
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(stand_ins), str(HERE)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join([str(stand_ins), str(HERE), str(HERE.parent), NEEDS]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         self.log = (folder / "log.txt").open("w")
         self.process = subprocess.Popen(
@@ -70,7 +114,7 @@ class Server:
             ],
             cwd=comfyui, env=environment, stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        end = time.monotonic() + 180
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 self.get("/system_stats")
@@ -94,15 +138,23 @@ class Server:
         self.log.close()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
             return json.load(answer)
+
+    def text_of(self, path: str) -> str:
+        """What is at an address; nothing if there is nothing."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError:
+            return ""
 
     def post(self, path: str, data: Any) -> Any:
         request = urllib.request.Request(
             self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()) from None
@@ -111,7 +163,7 @@ class Server:
     def queue(self, prompt: dict[str, Any]) -> str:
         return self.post("/prompt", {"prompt": prompt, "client_id": str(uuid.uuid4())})["prompt_id"]
 
-    def wait(self, prompt_id: str, seconds: float = 240) -> dict[str, Any]:
+    def wait(self, prompt_id: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The history entry of a prompt that is over: done, failed or interrupted."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from comfy_server import NUMBERS, Z_IMAGE
 from torch import Tensor
 
 
@@ -20,12 +21,25 @@ class Tiny:
     pooled: int | None = None
     tokens: int = 7
     extra: dict[str, Any] = field(default_factory=dict)
+    patch: int = 2  # of the image
+    numbered: str = (
+        ""  # where the text's positions count from: the "start" of the prompt, or so that they "end" with it
+    )
 
 
 FLUX = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 16, "context_in_dim": 24,
     "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "axes_dim": [4, 6, 6],
-    "theta": 10000, "qkv_bias": True,
+    "theta": 10000, "qkv_bias": True, **({"patch_size": 2, "txt_ids_dims": []} if NUMBERS else {}),
+}  # fmt: skip
+CHROMA = {
+    **{k: v for k, v in FLUX.items() if k != "vec_in_dim"}, "image_model": "chroma", "in_channels": 64, "out_channels": 64,
+    "in_dim": 64, "out_dim": 32, "hidden_dim": 16, "n_layers": 1, **({"vec_in_dim": None} if NUMBERS else {}),
+}  # fmt: skip
+RADIANCE = {
+    **CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 2, "nerf_hidden_size": 8,
+    "nerf_mlp_ratio": 2, "nerf_depth": 1, "nerf_max_freqs": 4, "nerf_tile_size": 0, "nerf_final_head_type": "linear",
+    "nerf_embedder_dtype": torch.float32,
 }  # fmt: skip
 UNET = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
@@ -46,7 +60,7 @@ TINY: dict[str, Tiny] = {
         # 64 channels per head are fixed here
         {
             **UNET, "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816,
-            "model_channels": 64, "transformer_depth": [0, 2], "transformer_depth_output": [0, 0, 2, 2],
+            "model_channels": 64, "channel_mult": [1, 1], "transformer_depth": [0, 2], "transformer_depth_output": [0, 0, 2, 2],
         },
         (4, 8, 8),
         24,
@@ -67,16 +81,7 @@ TINY: dict[str, Tiny] = {
         16,
     ),
     "flux": Tiny("FluxSchnell", {**FLUX, "guidance_embed": False}, (16, 8, 6), 24, 16),
-    "chroma": Tiny(
-        "Chroma",
-        {
-            **{k: v for k, v in FLUX.items() if k != "vec_in_dim"}, "image_model": "chroma", "in_channels": 64,
-            "out_channels": 64, "in_dim": 64, "out_dim": 32, "hidden_dim": 16, "n_layers": 1,
-        },
-        (16, 8, 6),
-        24,
-        16,
-    ),
+    "chroma": Tiny("Chroma", CHROMA, (16, 8, 6), 24, 16),
     "qwen": Tiny(
         "QwenImage",
         {
@@ -85,6 +90,7 @@ TINY: dict[str, Tiny] = {
         },
         (16, 1, 8, 6),
         24,
+        numbered="start",
     ),
     "lumina2": Tiny(
         "Lumina2",
@@ -96,7 +102,7 @@ TINY: dict[str, Tiny] = {
         (16, 8, 6),
         24,
     ),
-    "zimage": Tiny("Lumina2", {}, (16, 8, 6), 24),  # see `z_image`
+    "zimage": Tiny("Lumina2", {}, (16, 8, 6), 24),  # see below
     "wan": Tiny("WAN21_T2V", WAN, (16, 3, 8, 6), 24),
     "wan_i2v": Tiny("WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, (16, 3, 8, 6), 24),
     "vace": Tiny(
@@ -118,12 +124,63 @@ TINY: dict[str, Tiny] = {
             "vec_in_dim": 16, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
             "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 256, "qkv_bias": True, "guidance_embed": False,
             "byt5": False, "meanflow": False,
+            **({"use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False} if NUMBERS else {}),
         },
         (16, 3, 8, 6),
         24,
         16,
     ),
 }  # fmt: skip
+
+
+if NUMBERS:
+    TINY |= {
+        "flux2": Tiny(
+            "Flux2",
+            {
+                **FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "vec_in_dim": None,
+                "axes_dim": [4, 4, 4, 4], "qkv_bias": False, "ops_bias": False, "global_modulation": True,
+                "mlp_silu_act": True, "default_ref_method": "index", "ref_index_scale": 10.0, "txt_ids_dims": [3],
+                "guidance_embed": False,
+            },
+            (128, 4, 3),
+            24,
+            tokens=512,  # Klein's encoder pads to this many; Flux2 pads in front where there are fewer
+            patch=1,
+            numbered="start",
+        ),
+        "longcat": Tiny(
+            "LongCatImage",
+            {**FLUX, "vec_in_dim": None, "txt_ids_dims": [1, 2], "guidance_embed": False},
+            (16, 8, 6),
+            24,
+            numbered="end",
+        ),
+        "ovis": Tiny(
+            "FluxSchnell",
+            {**FLUX, "txt_ids_dims": [1, 2], "txt_norm": True, "yak_mlp": True, "vec_in_dim": None, "guidance_embed": False},
+            (16, 8, 6),
+            24,
+            numbered="start",
+        ),
+        "radiance": Tiny(
+            "ChromaRadiance", {**RADIANCE, "use_x0": False, "use_sequential_txt_ids": False}, (3, 8, 6), 24, 16
+        ),
+        "radiance_numbered": Tiny(
+            "ChromaRadiance", {**RADIANCE, "use_x0": True, "use_sequential_txt_ids": True}, (3, 8, 6), 24, 16,
+            numbered="start",
+        ),
+    }  # fmt: skip
+else:
+    TINY["radiance"] = Tiny("ChromaRadiance", RADIANCE, (3, 8, 6), 24, 16)
+if Z_IMAGE:
+    TINY["zimage"] = replace(
+        TINY["lumina2"],
+        unet={
+            **TINY["lumina2"].unet, "z_image_modulation": True, "pad_tokens_multiple": 8, "dim": 256, "n_heads": 8,
+            "n_kv_heads": 8, "axes_dims": [8, 12, 12],
+        },
+    )  # fmt: skip
 
 
 def z_image(model: Any) -> None:
@@ -175,10 +232,10 @@ def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> An
     import comfy.supported_models
 
     tiny = TINY[name]
-    config = getattr(comfy.supported_models, tiny.config)({**(TINY["lumina2"] if name == "zimage" else tiny).unet})
+    config = getattr(comfy.supported_models, tiny.config)({**(tiny.unet or TINY["lumina2"].unet)})
     config.unet_config["dtype"] = dtype
     model = config.get_model({}, device="cpu")
-    if name == "zimage":
+    if not tiny.unet:
         z_image(model)
     generator = torch.Generator().manual_seed(seed)
     own = model.diffusion_model

@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[2] / "comfyui" / "example_workflows"
+PACK = Path(__file__).resolve().parents[2] / "comfyui"
+FOLDER = PACK / "example_workflows"
+#: The front end lists it as a node that can be added to any graph.
+BLUEPRINT = PACK / "subgraphs" / "Sample with a negative prompt (VSF).json"
 
 #: A node: its class, its inputs by name (a link is `("node", slot)`), and a title if not its own.
 Graph = dict[str, tuple[str, dict[str, Any], str | None]]
@@ -166,6 +170,70 @@ WORKFLOWS: dict[str, Graph] = {
 }  # fmt: skip
 
 
+_WAN = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/"
+_QWEN = "https://huggingface.co/Comfy-Org/Qwen-Image_ComfyUI/resolve/main/split_files/"
+_Z = "https://huggingface.co/Comfy-Org/z_image_turbo/resolve/main/split_files/"
+#: Where each file is, and the folder under ComfyUI's models that it goes into.
+MODELS = {
+    address.rsplit("/", 1)[1]: (address, folder)
+    for folder, addresses in {
+        "checkpoints": (
+            "https://huggingface.co/stabilityai/stable-diffusion-3.5-large-turbo/resolve/main/sd3.5_large_turbo.safetensors",
+            "https://huggingface.co/stabilityai/sdxl-turbo/resolve/main/sd_xl_turbo_1.0_fp16.safetensors",
+        ),
+        "diffusion_models": (
+            "https://huggingface.co/Comfy-Org/flux1-schnell/resolve/main/flux1-schnell.safetensors",
+            _WAN + "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors",
+            _QWEN + "diffusion_models/qwen_image_fp8_e4m3fn.safetensors",
+            _Z + "diffusion_models/z_image_turbo_bf16.safetensors",
+        ),
+        "loras": (
+            "https://huggingface.co/Kijai/WanVideo_comfy/resolve/main/"
+            "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors",
+            "https://huggingface.co/lightx2v/Qwen-Image-Lightning/resolve/main/Qwen-Image-Lightning-8steps-V1.0.safetensors",
+        ),
+        "text_encoders": (
+            "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main/clip_l.safetensors",
+            "https://huggingface.co/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp8_e4m3fn.safetensors",
+            "https://huggingface.co/Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/text_encoders/clip_g.safetensors",
+            _WAN + "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+            _QWEN + "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+            _Z + "text_encoders/qwen_3_4b.safetensors",
+        ),
+        "vae": (
+            "https://huggingface.co/Comfy-Org/Lumina_Image_2.0_Repackaged/resolve/main/split_files/vae/ae.safetensors",
+            _WAN + "vae/wan_2.1_vae.safetensors",
+            _QWEN + "vae/qwen_image_vae.safetensors",
+        ),
+    }.items()
+    for address in addresses
+}
+NOTE = """## A negative prompt at CFG 1
+
+The same noise is drawn twice: without guidance, and with **VSF Guidance**, which keeps what *What you do not want* says out of
+the picture. The third picture shows where the negative acted.
+
+- Nothing changes: raise *scale*, or lower *offset*.
+- The picture breaks: lower *scale*, or set *normalize* to about 1.
+- Right-click a node for its help page.
+
+Files, and the folder in ComfyUI's *models* that each goes into:
+
+"""
+
+
+def files_of(given: dict[str, Any]) -> list[dict[str, str]]:
+    """The files that a node with these inputs loads, as the front end wants them to offer a download."""
+    names = [value for value in given.values() if isinstance(value, str) and value in MODELS]
+    return [{"name": name, "url": MODELS[name][0], "directory": MODELS[name][1]} for name in names]
+
+
+def note_of(graph: Graph) -> str:
+    """What the note in a workflow says."""
+    files = [file for _, given, _ in graph.values() for file in files_of(given)]
+    return NOTE + "".join(f"- {file['directory']}: [{file['name']}]({file['url']})\n" for file in files)
+
+
 def demo_graph(prompt: str, negative: str, seed: int) -> Graph:
     """The embedded demo model, loaded by the harness's own nodes, with the same nodes of the pack."""
     graph = _graph(
@@ -199,8 +267,11 @@ def _depth(graph: Graph, key: str) -> int:
     return 1 + max((_depth(graph, link) for link in links), default=-1)
 
 
-def graph_form(graph: Graph, info: dict[str, Any]) -> dict[str, Any]:
-    """What the front end opens; `info` is the server's /object_info, for the order of inputs and widgets."""
+def graph_form(graph: Graph, info: dict[str, Any], note: str = "") -> dict[str, Any]:
+    """What the front end opens; `info` is the server's /object_info, for the order of inputs and widgets.
+
+    A `note` is shown left of the nodes.
+    """
     number = {key: i for i, key in enumerate(graph, 1)}
     nodes: dict[str, dict[str, Any]] = {}
     links: list[list[Any]] = []
@@ -218,6 +289,9 @@ def graph_form(graph: Graph, info: dict[str, Any]) -> dict[str, Any]:
                 sockets.append({"name": name, "type": type_, "link": None})
         texts = sum(bool(more and more[0].get("multiline")) for _, *more in declared.values())
         outputs = zip(info[kind]["output"], info[kind]["output_name"], strict=True)
+        outputs = (
+            [] if kind.startswith("Save") else outputs
+        )  # newer versions hand the pictures on; nothing takes them here
         column = _depth(graph, key)
         size = [330, 60 + 24 * (len(sockets) + len(widgets)) + 60 * texts]
         if kind.startswith("Save"):
@@ -229,6 +303,14 @@ def graph_form(graph: Graph, info: dict[str, Any]) -> dict[str, Any]:
             "mode": 0, "inputs": sockets,
             "outputs": [{"name": name, "type": type_, "links": []} for type_, name in outputs],
             "properties": {"Node name for S&R": kind}, "widgets_values": widgets, **({"title": title} if title else {}),
+        }  # fmt: skip
+        if files_of(given):
+            nodes[key]["properties"]["models"] = files_of(given)
+    if note:
+        nodes["note"] = {
+            "id": len(nodes) + 1, "type": "MarkdownNote", "pos": [-380, 60], "size": [380, 440], "flags": {},
+            "order": len(nodes), "mode": 0, "inputs": [], "outputs": [], "properties": {}, "widgets_values": [note],
+            "title": "About this workflow",
         }  # fmt: skip
     for key, (_, given, _) in graph.items():
         for at, socket in enumerate(nodes[key]["inputs"]):
@@ -245,12 +327,107 @@ def graph_form(graph: Graph, info: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def blueprint(info: dict[str, Any]) -> dict[str, Any]:
+    """A subgraph that stands in the place of a sampler: model and prompts in; the picture, and where the negative acted, out."""
+    inner: Graph = {
+        "guide": (
+            "VSFTextGuidance",
+            {
+                "text": "", "scale": 2.0, "offset": 0.1, "layout": "paper", "normalize": 0.0, "start_percent": 0.0,
+                "end_percent": 1.0, "blocks": "", "record": True,
+            },
+            None,
+        ),
+        "sample": ("KSampler", {"model": ("guide", 0), "seed": 1, "steps": 8, "cfg": 1.0, **EULER, "denoise": 1.0}, None),
+        "decode": ("VAEDecode", {"samples": ("sample", 0)}, None),
+        "map": (
+            "VSFSuppressionMap",
+            {
+                "model": ("guide", 0), "latent": ("sample", 0), "image": ("decode", 0), "step": -1, "block": -1,
+                "brightest": 0.0, "strength": 0.6,
+            },
+            None,
+        ),
+    }  # fmt: skip
+    #: Name and type of each socket, and the node and input (or output) behind it; several where it feeds several.
+    sockets = {
+        "model": ("MODEL", [("guide", "model")]),
+        "clip": ("CLIP", [("guide", "clip")]),
+        "vae": ("VAE", [("decode", "vae")]),
+        "positive": ("CONDITIONING", [("sample", "positive"), ("sample", "negative")]),
+        "latent_image": ("LATENT", [("sample", "latent_image")]),
+    }
+    made = {"image": ("IMAGE", "decode"), "map": ("IMAGE", "map")}
+    shown = [("guide", "text"), ("guide", "scale"), ("sample", "seed"), ("sample", "steps")]
+    form, title = graph_form(inner, info), BLUEPRINT.stem
+    nodes = dict(zip(inner, form["nodes"], strict=True))
+    links = [
+        {"id": id, "origin_id": a, "origin_slot": i, "target_id": b, "target_slot": j, "type": kind}
+        for id, a, i, b, j, kind in form["links"]
+    ]
+
+    def connect(origin: tuple[int, int], target: tuple[int, int], kind: str) -> int:
+        links.append(
+            {
+                "id": len(links) + 1, "origin_id": origin[0], "origin_slot": origin[1], "target_id": target[0],
+                "target_slot": target[1], "type": kind,
+            }
+        )  # fmt: skip
+        return len(links)
+
+    def socket(name: str, kind: str, ids: list[int], side: int, row: int) -> dict[str, Any]:
+        own = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{title}/{name}"))
+        return {"id": own, "name": name, "type": kind, "linkIds": ids, "label": name, "pos": [side, 80 + 20 * row]}
+
+    inputs, outputs = [], []
+    for row, (name, (kind, targets)) in enumerate(sockets.items()):
+        ids = []
+        for key, to in targets:
+            at = next(i for i, x in enumerate(nodes[key]["inputs"]) if x["name"] == to)
+            ids.append(connect((-10, row), (nodes[key]["id"], at), kind))
+            nodes[key]["inputs"][at]["link"] = ids[-1]
+        inputs.append(socket(name, kind, ids, -60, row))
+    for row, (name, (kind, key)) in enumerate(made.items()):
+        ids = [connect((nodes[key]["id"], 0), (-20, row), kind)]
+        nodes[key]["outputs"][0]["links"].append(ids[0])
+        outputs.append(socket(name, kind, ids, 1700, row))
+    own = str(uuid.uuid5(uuid.NAMESPACE_OID, title))
+    return {
+        "last_node_id": len(nodes) + 1, "last_link_id": 0, "links": [], "groups": [], "config": {}, "extra": {},
+        "version": 0.4,
+        "nodes": [
+            {
+                "id": len(nodes) + 1, "type": own, "pos": [0, 0], "size": [400, 260], "flags": {}, "order": 0, "mode": 0,
+                "inputs": [{"name": name, "type": kind, "link": None} for name, (kind, _) in sockets.items()],
+                "outputs": [{"name": name, "type": kind, "links": []} for name, (kind, _) in made.items()],
+                "properties": {"proxyWidgets": [[str(nodes[key]["id"]), name] for key, name in shown]},
+                "widgets_values": [], "title": title,
+            }
+        ],
+        "definitions": {
+            "subgraphs": [
+                {
+                    "id": own, "version": 1, "revision": 0, "config": {}, "name": title,
+                    "state": {
+                        "lastGroupId": 0, "lastNodeId": len(nodes) + 1, "lastLinkId": len(links), "lastRerouteId": 0,
+                    },
+                    "inputNode": {"id": -10, "bounding": [-120, 60, 120, 140]},
+                    "outputNode": {"id": -20, "bounding": [1680, 60, 120, 80]},
+                    "inputs": inputs, "outputs": outputs, "widgets": [], "nodes": form["nodes"], "groups": [],
+                    "links": links, "extra": {}, "category": "advanced/guidance",
+                    "description": "Samples at CFG 1 with a negative prompt inside attention, and draws where it acted.",
+                }
+            ]
+        },
+    }  # fmt: skip
+
+
 def files(info: dict[str, Any]) -> dict[Path, str]:
-    """Every example file with its text."""
-    out = {}
+    """Every example file with its text, and the blueprint."""
+    out = {BLUEPRINT: json.dumps(blueprint(info), indent=1) + "\n"}
     for name, graph in WORKFLOWS.items():
         for path, form in (
-            (FOLDER / f"{name}.json", graph_form(graph, info)),
+            (FOLDER / f"{name}.json", graph_form(graph, info, note_of(graph))),
             (FOLDER / "api" / f"{name}.json", api_form(graph)),
         ):
             out[path] = json.dumps(form, indent=1) + "\n"

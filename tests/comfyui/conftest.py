@@ -20,8 +20,7 @@ if not COMFYUI:  # test_comfyui_contract.py says that they were left out
     collect_ignore = ["test_comfyui_models.py", "test_comfyui_server.py"]
 
 
-@pytest.fixture(scope="session")
-def pack() -> ModuleType:
+def load_pack() -> ModuleType:
     """The node pack, imported as ComfyUI imports it: by its path."""
     name = "vsf_comfyui_pack"
     if name not in sys.modules:
@@ -30,8 +29,14 @@ def pack() -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-        __import__(f"{name}.guide"), __import__(f"{name}.maps"), __import__(f"{name}.prompt")
+        for part in ("guide", "maps", "prompt"):
+            importlib.import_module(f"{name}.{part}")
     return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    return load_pack()
 
 
 @pytest.fixture(scope="session")

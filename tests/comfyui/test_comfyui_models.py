@@ -9,13 +9,35 @@ from typing import Any
 
 import pytest
 import torch
+from comfy_server import NUMBERS, Z_IMAGE
 from torch import Tensor
 
+import closeness
+from closeness import close, differs, same
 from vsf.core import reference
 from vsf.guidance import NAG, NASA, VSF, Guidance
+from vsf.guidance.variants import ReferencedVSF, TextVSF
 
-FAMILIES = ("sd15", "sdxl", "sd3", "flux", "chroma", "qwen", "lumina2", "zimage", "wan", "wan_i2v", "vace", "ltx")
-JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2", "zimage")
+NEWER = ("flux2", "longcat", "ovis", "radiance_numbered") if NUMBERS else ()
+FAMILIES = (
+    "sd15",
+    "sdxl",
+    "sd3",
+    "flux",
+    "chroma",
+    "qwen",
+    "lumina2",
+    "zimage",
+    "wan",
+    "wan_i2v",
+    "vace",
+    "ltx",
+    "radiance",
+    *NEWER,
+)
+JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2", "zimage", "radiance", *NEWER)
+#: A UNet sums so many terms that more steps would hide an error.
+STEPS = {"sd15": 1, "sdxl": 1}
 
 pytestmark = [
     pytest.mark.usefixtures("comfy"),
@@ -23,16 +45,18 @@ pytestmark = [
 ]
 
 
+Pair = tuple[Tensor, Tensor]  # keys and values
+
+
 @dataclass(frozen=True)
 class Swap(Guidance):
     """The negative branch in the place of the positive one: draws what the stock model draws for the negative."""
 
     label = "swap"
-    negative = "branch"
-    padded = True
+    negative = "padded"
 
-    def combine(self, pos: Any, neg: Any, knob: Any) -> Tensor:
-        return neg.out
+    def combine(self, at: Any, knob: Any) -> Tensor:
+        return at.branch.out
 
 
 class Vision:
@@ -47,7 +71,7 @@ def sample(model: Any, name: str, positive: Any, cfg: float = 1.0, batch: int = 
     import comfy.sample
     import comfy_tiny as tiny
 
-    given = {"sampler": "euler", "scheduler": "simple", "steps": 2, "seed": 0} | more
+    given = {"sampler": "euler", "scheduler": "simple", "steps": STEPS.get(name, 2), "seed": 0} | more
     size = given.pop("size", None) or tiny.TINY[name].latent
     if name == "wan_i2v":
         positive = [[tokens, {**extra, "clip_vision_output": Vision()}] for tokens, extra in positive]
@@ -58,9 +82,10 @@ def sample(model: Any, name: str, positive: Any, cfg: float = 1.0, batch: int = 
     )  # fmt: skip
 
 
-def close(a: Tensor, b: Tensor, rtol: float = 2e-5) -> None:
-    off = float((a - b).abs().max() / b.abs().max())
-    assert off <= rtol
+def bound(model: Any, steps: int = 2) -> float:
+    """What results of a ComfyUI model may differ by after so many steps (a UNet: one), see `closeness`."""
+    steps = 1 if hasattr(model.model.diffusion_model, "middle_block") else steps
+    return closeness.rounding(model.model.diffusion_model, passes=steps)
 
 
 def guided(pack: Any, model: Any, method: Guidance, negative: Any, record: bool = False) -> Any:
@@ -92,7 +117,7 @@ class Dense:
 
     def __init__(self, n: int, p: int, method: Guidance, joint: bool, full: int | None) -> None:
         self.n, self.p, self.method, self.joint, self.full = n, p, method, joint, full
-        self.calls = 0
+        self.calls, self.knob = 0, method.settings()
         self.is_text: Any = None
 
     def __call__(self, func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Any = None, **kwargs: Any):
@@ -117,11 +142,14 @@ class Dense:
         )
         bias = torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -math.inf)
         out = reference.softmax_attention(q, k, v, bias)
-        q, k_neg, v_neg = q[:, :, n + p :], k[:, :, :n], v[:, :, :n]
+        text = slice(n, n + p)
+        own, negative = (k[:, :, n:], v[:, :, n:]), (k[:, :, :n], v[:, :, :n])
+        text_rows, q = q[:, :, text], q[:, :, n + p :]
         if isinstance(self.method, VSF):
-            guided = reference.vsf(
-                q, k[:, :, n:], v[:, :, n:], k_neg, v_neg, float(self.method.scale), float(self.method.offset)
-            )
+            r = reference.softmax_attention(q, k[:, :, text], v[:, :, text])
+            guided = self.flipped(q, own, negative, r)
+            if self.method.label == "vsf-text":
+                out[:, :, text] = self.flipped(text_rows, own, negative, r)
         else:
             k_branch, v_branch = (torch.cat([x[:, :, :n], x[:, :, n + p :]], 2) for x in (k, v))
             guided = self.baseline(out[:, :, n + p :], reference.softmax_attention(q, k_branch, v_branch))
@@ -131,14 +159,20 @@ class Dense:
         p = self.p
         pos, neg = (k[:, :, :p], v[:, :, :p]), (k[:, :, p:], v[:, :, p:])
         if isinstance(self.method, VSF):
-            return reference.vsf(q, *pos, *neg, float(self.method.scale), float(self.method.offset))
+            return self.flipped(q, pos, neg, reference.softmax_attention(q, *pos))
         return self.baseline(reference.softmax_attention(q, *pos), reference.softmax_attention(q, *neg))
+
+    def flipped(self, q: Tensor, own: Pair, negative: Pair, r: Tensor) -> Tensor:
+        knobs: tuple[Any, Any] = self.knob["scale"], self.knob["offset"]
+        if self.method.label == "vsf-referenced":
+            return reference.vsf_referenced(q, *own, *negative, r, *knobs)
+        return reference.vsf(q, *own, *negative, *knobs)
 
     def baseline(self, pos: Tensor, neg: Tensor) -> Tensor:
         if isinstance(self.method, NAG):
-            return reference.nag(pos, neg, self.method.scale, self.method.tau, self.method.alpha)
+            return reference.nag(pos, neg, self.knob["scale"], self.knob["tau"], self.knob["alpha"])
         assert isinstance(self.method, NASA)
-        return reference.nasa(pos, neg, self.method.scale)
+        return reference.nasa(pos, neg, self.knob["scale"])
 
 
 def definition(
@@ -154,19 +188,23 @@ def definition(
     if "attention_mask" in extra:
         extra["attention_mask"] = torch.ones(1, n + p, dtype=torch.long)
     *_, height, width = tiny.TINY[name].latent
-    full = n + p + height // 2 * (width // 2) if joint else None
+    patch, numbered = tiny.TINY[name].patch, tiny.TINY[name].numbered
+    full = n + p + height // patch * (width // patch) if joint else None
     dense = Dense(n, p, method, joint, full)
     dense.is_text = lambda q, length: length == n + p
     ours = model.clone()
     ours.model_options["transformer_options"]["optimized_attention_override"] = dense
     handle = None
-    if name == "qwen":  # both texts at the positions where a prompt begins
+    if numbered:  # the prompt at its own positions; the negative where it would be as the prompt
 
         def positions(module: Any, args: Any) -> Any:
             ids = args[0].clone()
-            start = ids[:, :1].clone()
-            ids[:, :n] = start + torch.arange(n)[None, :, None]
-            ids[:, n : n + p] = start + torch.arange(p)[None, :, None]
+            start, step = ids[:, :1].clone(), ids[:, 1:2] - ids[:, :1]
+            first = p - n if numbered == "end" else 0
+            ids[:, :n] = start + step * torch.arange(first, first + n)[None, :, None]
+            ids[:, n : n + p] = start + step * torch.arange(p)[None, :, None]
+            if numbered == "end":  # the image stands behind the text
+                ids[:, n + p :] -= n * step
             return (ids,)
 
         handle = ours.model.diffusion_model.pe_embedder.register_forward_pre_hook(positions)
@@ -177,7 +215,13 @@ def definition(
             handle.remove()
 
 
-METHODS = (VSF(scale=2.0, offset=0.3), NAG(scale=3.0, tau=1.5, alpha=0.5), NASA(scale=0.4))
+METHODS = (
+    VSF(scale=2.0, offset=0.3),
+    TextVSF(scale=2.0, offset=0.3),
+    ReferencedVSF(scale=2.0, offset=0.3),
+    NAG(scale=3.0, tau=1.5, alpha=0.5),
+    NASA(scale=0.4),
+)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
@@ -186,14 +230,13 @@ def test_equals_the_definition(pack: Any, tiny_model: Any, name: str, method: Gu
     import comfy_tiny as tiny
 
     model = tiny_model(name)
-    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    whole = name == "flux2" and method.negative == "padded"  # by hand as much as the model would pad to
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 512 if whole else 5)
     expected, calls = definition(model, name, positive, negative, method, batch=2)
     assert calls
     ours = sample(guided(pack, model, method, negative), name, positive, batch=2)
     plain = sample(model, name, positive, batch=2)
-    effect = (ours - plain).abs().max()
-    assert effect > 1e-3 * plain.abs().max()
-    assert (ours - expected).abs().max() < 2e-3 * effect
+    close(ours, expected, plain, bound(model))
 
 
 @pytest.mark.parametrize("layout", ["paper", "upstream"])
@@ -220,7 +263,7 @@ def test_each_attention_equals_the_definition(
     sample(guided(pack, tiny_model(name), method, negative), name, positive, batch=2)
     assert seen
     for out, expected in seen:
-        close(out, expected.to(out))
+        same(out, expected, bound(tiny_model(name), 1))
 
 
 # -- against the stock model: code that is not ours -------------------------------------------------------------------
@@ -238,13 +281,16 @@ def test_negative_branch_is_the_stock_model_with_the_negative_as_its_prompt(
     if as_prompt[0][1]["pooled_output"] is None:
         del as_prompt[0][1]["pooled_output"]
     expected = sample(model, name, as_prompt)
-    close(sample(guided(pack, model, Swap(), negative), name, positive), expected, 1e-4)
+    same(sample(guided(pack, model, Swap(), negative), name, positive), expected, bound(model))
+    if name == "flux2":  # and with a prompt that the model pads in front
+        short = tiny.conditioning(name, 0, 9)
+        same(sample(guided(pack, model, Swap(), negative), name, short), expected, bound(model))
     if name == "zimage":  # and with an image whose tokens need no pads, for a negative of any length
         size = (16, 8, 8)
         as_prompt[0][0], negative = tiny.conditioning(name, 3, 11)[0][0], tiny.conditioning(name, 3, 11)
         as_prompt[0][1]["attention_mask"] = torch.ones(1, 11, dtype=torch.long)
         expected = sample(model, name, as_prompt, size=size)
-        close(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, 1e-4)
+        same(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, bound(model))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -285,6 +331,35 @@ def test_a_range_of_the_schedule(pack: Any, tiny_model: Any, name: str) -> None:
     assert equal[0] and equal[1] and not equal[-1]
 
 
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no Flux2")
+def test_a_prompt_padded_in_front_ends_where_its_negative_ends(pack: Any, tiny_model: Any) -> None:
+    """Flux2 pads short prompts in front to 512, so the last tokens of all prompts have the same positions."""
+    import comfy_tiny as tiny
+
+    model = tiny_model("flux2")
+    seen: list[Tensor] = []
+    handle = model.model.diffusion_model.pe_embedder.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    for length in (9, 512):
+        positive, negative = tiny.conditioning("flux2", 0, length), tiny.conditioning("flux2", 1, 5)
+        sample(guided(pack, model, VSF(), negative), "flux2", positive, steps=1)
+    handle.remove()
+    short, whole = (ids[0, :, 3].tolist() for ids in seen)
+    assert short[:5] == [507, 508, 509, 510, 511] and short[5:517] == list(range(512)) and not any(short[517:])
+    assert whole[:5] == [0, 1, 2, 3, 4] and whole[5:517] == list(range(512))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_block_guided_is_the_plain_model(pack: Any, tiny_model: Any, name: str) -> None:
+    """That the negative is there moves neither the prompt nor the image."""
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    for length in (None, 11):
+        positive, negative = tiny.conditioning(name, 0, length), tiny.conditioning(name, 1, 5)
+        plain = sample(model, name, positive)
+        same(sample(guided(pack, model, VSF(scale=2.0, blocks=()), negative), name, positive), plain, bound(model))
+
+
 @pytest.mark.parametrize("name", ["sd15", "flux", "wan", "qwen"])
 def test_blocks(pack: Any, tiny_model: Any, name: str) -> None:
     import comfy_tiny as tiny
@@ -293,9 +368,10 @@ def test_blocks(pack: Any, tiny_model: Any, name: str) -> None:
     positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
     plain = sample(model, name, positive)
     some = sample(guided(pack, model, VSF(scale=2.0, blocks=(0,)), negative), name, positive)
-    close(sample(guided(pack, model, VSF(scale=2.0, blocks=()), negative), name, positive), plain)
+    same(sample(guided(pack, model, VSF(scale=2.0, blocks=()), negative), name, positive), plain, bound(model))
     every = sample(guided(pack, model, VSF(scale=2.0), negative), name, positive)
-    assert not torch.allclose(some, plain, rtol=1e-3) and not torch.allclose(some, every, rtol=1e-3)
+    differs(some, plain, bound(model))
+    differs(some, every, bound(model))
     with pytest.raises(ValueError, match="has blocks 0 to"):
         guided(pack, model, VSF(blocks=(99,)), negative)
 
@@ -314,7 +390,7 @@ def test_with_cfg_only_the_positive_pass_is_guided(pack: Any, tiny_model: Any, n
     c = sample(ours, name, positive, **one)
     u = sample(model, name, other, **one)
     both = sample(ours, name, positive, 3.0, negative=other, **one)
-    close(both, u + 3 * (c - u), 2e-4)
+    same(both, u + 3 * (c - u), 5 * bound(model, 1))  # 3 times the one and 2 times the other
 
 
 @pytest.mark.parametrize("name", ["sd15", "flux", "wan"])
@@ -327,7 +403,7 @@ def test_a_long_negative_under_cfg(pack: Any, tiny_model: Any, name: str) -> Non
     ours = guided(pack, model, VSF(scale=2.0), negative)
     one: dict[str, Any] = {"steps": 1, "size": size}
     c, u = sample(ours, name, positive, **one), sample(model, name, other, **one)
-    close(sample(ours, name, positive, 3.0, negative=other, **one), u + 3 * (c - u), 2e-4)
+    same(sample(ours, name, positive, 3.0, negative=other, **one), u + 3 * (c - u), 5 * bound(model, 1))
 
 
 def test_prompts_of_different_length_under_cfg(pack: Any, tiny_model: Any) -> None:
@@ -340,7 +416,7 @@ def test_prompts_of_different_length_under_cfg(pack: Any, tiny_model: Any) -> No
     ours = guided(pack, model, VSF(scale=2.0), negative)
     c = sample(ours, "sd15", positive, steps=1)
     u = sample(model, "sd15", longer, steps=1)
-    close(sample(ours, "sd15", positive, 3.0, negative=longer, steps=1), u + 3 * (c - u), 2e-4)
+    same(sample(ours, "sd15", positive, 3.0, negative=longer, steps=1), u + 3 * (c - u), 5 * bound(model, 1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -350,7 +426,8 @@ def test_a_batch_equals_single_samples(pack: Any, tiny_model: Any, name: str) ->
     positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
     ours = guided(pack, tiny_model(name), VSF(scale=2.0), negative)
     batch = sample(ours, name, positive, batch=2)
-    close(batch[:1], sample(ours, name, positive), 1e-4)  # the first sample of the noise is the same
+    # the first sample of the noise is the same
+    same(batch[:1], sample(ours, name, positive), bound(tiny_model(name)))
 
 
 @pytest.mark.parametrize("name", ["wan", "ltx", "sd15"])
@@ -363,7 +440,7 @@ def test_as_many_image_tokens_as_text_tokens(pack: Any, tiny_model: Any, name: s
     image = {"wan": 9, "ltx": 12, "sd15": 16}[name]
     positive, negative = tiny.conditioning(name, 0, image - 4), tiny.conditioning(name, 1, 4)
     expected = sample(model, name, negative, size=size)
-    close(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, 1e-4)
+    same(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, bound(model))
 
 
 @pytest.mark.parametrize("layout", ["paper", "upstream"])
@@ -399,9 +476,8 @@ def test_the_demo_model_is_guided_as_in_diffusers(pack: Any, comfy: Any, method:
         clean = ours.model.apply_model(
             x, sigma, c_crossattn=text, y=extra["pooled_output"], transformer_options=options
         )  # fmt: skip
-    effect = (expected - plain).abs().max()
-    assert effect > 0.5
-    assert ((x - clean) / sigma - expected).abs().max() < 1e-3 * effect
+    # x - (x - sigma v) loses digits of the smaller x against sigma v: by x / (sigma v), below 1 / 0.7
+    close((x - clean) / sigma, expected, plain, closeness.rounding(pipe.transformer) / 0.7)
 
 
 # -- with other nodes -------------------------------------------------------------------------------------------------
@@ -428,7 +504,8 @@ def test_chains_with_an_attention_that_is_there_already(pack: Any, tiny_model: A
     ours = guided(pack, model, VSF(scale=2.0), negative)
     out = sample(ours, name, positive)
     assert len(called) >= per_run
-    assert not torch.allclose(out, plain, rtol=1e-3) and not torch.allclose(out, bare, rtol=1e-3)
+    differs(out, plain, bound(model))
+    differs(out, bare, bound(model))
     assert model.model_options["transformer_options"]["optimized_attention_override"] is theirs
 
 
@@ -456,10 +533,11 @@ def test_an_adapter_that_replaces_attention_keeps_its_part(pack: Any, tiny_model
 
     method = VSF(scale=2.0)
     bare = sample(guided(pack, tiny_model("sd15"), method, negative), "sd15", positive)
-    close(sample(guided(pack, adapted(0.0), method, negative), "sd15", positive), bare, 1e-4)
+    rounding = bound(tiny_model("sd15"))
+    same(sample(guided(pack, adapted(0.0), method, negative), "sd15", positive), bare, rounding)
     with_picture = sample(guided(pack, adapted(1.0), method, negative), "sd15", positive)
-    assert not torch.allclose(with_picture, bare, rtol=1e-2)
-    assert not torch.allclose(with_picture, sample(adapted(1.0), "sd15", positive), rtol=1e-2)
+    differs(with_picture, bare, rounding)
+    differs(with_picture, sample(adapted(1.0), "sd15", positive), rounding)
 
 
 def test_a_node_that_replaces_attention_beyond_reach_is_an_error(pack: Any, tiny_model: Any) -> None:
@@ -483,12 +561,13 @@ def test_fp8_weights(pack: Any, comfy: Any) -> None:
     for module in model.model.diffusion_model.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.data = module.weight.data.to(torch.float8_e4m3fn)
-            module.comfy_cast_weights = True
+            setattr(module, "comfy_cast_weights", True)  # noqa: B010  # an attribute of ComfyUI's own layers
     plain = sample(model, "flux", positive)
     out = sample(guided(pack, model, VSF(scale=2.0), negative), "flux", positive)
-    assert bool(out.isfinite().all()) and not torch.allclose(out, plain, rtol=1e-2)
+    assert bool(out.isfinite().all())
+    differs(out, plain, bound(model))
     stock = [[negative[0][0], positive[0][1]]]
-    close(sample(guided(pack, model, Swap(), negative), "flux", positive), sample(model, "flux", stock), 1e-3)
+    same(sample(guided(pack, model, Swap(), negative), "flux", positive), sample(model, "flux", stock), bound(model))
 
 
 @pytest.mark.parametrize("kernel", ["pytorch", "sub_quad", "split"])
@@ -506,7 +585,7 @@ def test_every_attention_function(
     chosen = attention.get_attention_function(kernel)
     for module in (attention, comfy.ldm.flux.math):
         monkeypatch.setattr(module, "optimized_attention", chosen)
-    close(sample(ours, name, positive), expected, 1e-4)
+    same(sample(ours, name, positive), expected, bound(tiny_model(name)))
 
 
 # -- interrupt, errors ------------------------------------------------------------------------------------------------
@@ -567,7 +646,7 @@ def test_the_record_is_the_share(pack: Any, tiny_model: Any) -> None:
     assert all(w.shape == (2, 12) and bool(((w > 0) & (w < 1)).all()) for w in record.share.values())
     share = pack.maps.suppression(record, -1, -1)
     assert share.shape == (2, 1, 4, 3)
-    assert torch.allclose(share.flatten(1), torch.stack(list(record.share.values())).mean(0))
+    same(share.flatten(1), torch.stack(list(record.share.values())).mean(0), closeness.of_sums(len(record.share)))
     picture = pack.maps.draw(share, 0.0)
     assert picture.shape[0] == 2 and picture.shape[-1] == 3 and picture.min() >= 0 and picture.max() <= 1
     over = pack.maps.draw(share, 0.0, torch.rand(2, 64, 48, 3))
@@ -609,22 +688,267 @@ def test_real_tokenizers_lose_their_padding(pack: Any, comfy: Any, kind: str, re
         "flux": comfy.text_encoders.flux.FluxTokenizer,
     }
     options: dict[str, int] = {}
-    clip = pack.prompt.unpadded(_Options(options))
+    tokenizer = tokenizers[kind]()
+    clip = pack.prompt.unpadded(_Options(options, tokenizer))
     assert clip.options is not options
-    tokens = tokenizers[kind]().tokenize_with_weights("red bicycle wheels", tokenizer_options=clip.options)
+    tokens = tokenizer.tokenize_with_weights("red bicycle wheels", tokenizer_options=clip.options)
     encoded = {"sdxl": ["l"], "sd3": ["l", "t5xxl"], "flux": ["t5xxl"]}[kind]
     length = sum(len(chunk) for name in encoded for chunk in tokens[name])
     assert int(pack.prompt.real_tokens(tokens, length).sum()) == real
 
 
 class _Options:
-    """The part of a CLIP that holds the tokenizer's options."""
+    """The part of a CLIP that holds the tokenizer and its options."""
 
-    def __init__(self, options: dict[str, int]) -> None:
-        self.options = options
+    def __init__(self, options: dict[str, int], tokenizer: Any) -> None:
+        self.options, self.tokenizer = options, tokenizer
 
     def clone(self) -> Any:
-        return _Options(dict(self.options))
+        return _Options(dict(self.options), self.tokenizer)
 
     def set_tokenizer_option(self, name: str, value: int) -> None:
         self.options[name] = value
+
+
+# -- what other nodes do around it ------------------------------------------------------------------------------------
+
+
+def _shifted(model: Any, shift: float) -> Any:
+    """ComfyUI's own ModelSamplingSD3 node."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    return ModelSamplingSD3().patch(model, shift)[0]
+
+
+def test_the_schedule_may_be_set_before_or_behind(pack: Any, tiny_model: Any) -> None:
+    """start_percent and end_percent go by the schedule in force, wherever in the graph it was set."""
+    import comfy_tiny as tiny
+
+    model = tiny_model("flux")
+    positive, negative = tiny.conditioning("flux", 0), tiny.conditioning("flux", 1, 5)
+    method = VSF(scale=2.0, start=0.2, stop=0.6)
+
+    def latents(model: Any) -> list[Tensor]:
+        kept: list[Tensor] = []
+        sample(model, "flux", positive, steps=5, callback=lambda step, x0, x, total: kept.append(x0.clone()))
+        return kept
+
+    before = latents(guided(pack, _shifted(model, 6.0), method, negative))
+    behind = latents(_shifted(guided(pack, model, method, negative), 6.0))
+    assert all(torch.equal(a, b) for a, b in zip(before, behind, strict=True))
+    plain, other = latents(_shifted(model, 6.0)), latents(guided(pack, model, method, negative))
+    guided_steps = [not torch.equal(a, b) for a, b in zip(plain, before, strict=True)]
+    assert not guided_steps[0] and any(guided_steps)
+    assert not torch.equal(other[-1], before[-1])
+
+
+@pytest.mark.parametrize("name", ["flux", "sd15", "wan"])
+def test_the_sampler_s_own_negative(pack: Any, tiny_model: Any, name: str) -> None:
+    """One node in a template that has a negative prompt already: the same as to connect it."""
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    method = VSF(scale=2.0)
+    expected = sample(guided(pack, model, method, negative), name, positive)
+    assert torch.equal(sample(guided(pack, model, method, None), name, positive, negative=negative), expected)
+    assert not torch.equal(sample(model, name, positive), expected)
+
+
+def test_a_sampler_without_a_negative_says_so(pack: Any, tiny_model: Any) -> None:
+    import comfy.samplers
+    import comfy_tiny as tiny
+    from comfy_extras.nodes_custom_sampler import Guider_Basic
+
+    guider = Guider_Basic(guided(pack, tiny_model("flux"), VSF(), None))
+    guider.set_conds(tiny.conditioning("flux", 0))
+    noise = tiny.noise_of("flux")
+    with pytest.raises(ValueError, match=r"\(Guider_Basic\) has no negative of its own"):
+        guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0]))
+
+
+def test_a_merge_with_a_guided_model_second_is_not_silent(
+    pack: Any, tiny_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    import comfy_tiny as tiny
+    from comfy_extras.nodes_model_merging import ModelMergeSimple
+
+    other, model = tiny.model_of("flux", seed=1), tiny_model("flux")
+    ours = guided(pack, model, VSF(scale=2.0), tiny.conditioning("flux", 1, 5))
+
+    def warnings(one: Any, two: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            ModelMergeSimple().merge(one, two, 0.5)
+        return [r.message for r in caplog.records if r.message.startswith("VSF:")]
+
+    for second in (ours, ours.clone(), ours.clone().clone()):  # a LoRA loader makes clones
+        [sentence] = warnings(other, second)
+        assert "its guidance is lost there. Put the guidance node behind the merge" in sentence
+    assert not warnings(ours, other) and not warnings(other, model)
+    ours.get_key_patches()
+    merged = ModelMergeSimple().merge(ours, other, 0.5)[0]
+    assert merged.get_attachment("vsf") is ours.get_attachment("vsf")
+
+
+# -- the map where several conditionings make one picture ---------------------------------------------------------------
+
+
+def _area(conditioning: Any, **limits: Any) -> list[Any]:
+    return [[tokens, {**extra, **limits}] for tokens, extra in conditioning]
+
+
+def _recorded(pack: Any, model: Any, name: str, positive: Any, size: tuple[int, ...]) -> Any:
+    """What was recorded of one step, and the guided model's own part of it."""
+    import comfy_tiny as tiny
+
+    ours = guided(pack, model, VSF(scale=2.0), tiny.conditioning(name, 1, 5), record=True)
+    sample(ours, name, positive, steps=1, size=size)
+    return ours.get_attachment("vsf").record
+
+
+@pytest.mark.parametrize("name", ["flux", "sd15", "wan"])
+def test_the_map_of_combined_conditionings_is_their_mean(pack: Any, tiny_model: Any, name: str) -> None:
+    """As ComfyUI averages what is predicted for each, by strength: against two recordings of one each."""
+    import comfy_tiny as tiny
+
+    size = tiny.TINY[name].latent
+    model = tiny_model(name)
+    a, b = tiny.conditioning(name, 0), tiny.conditioning(name, 3)
+    one, two = (_recorded(pack, model, name, c, size) for c in (a, b))
+    both = _recorded(pack, model, name, [*_area(a, strength=3.0), *b], size)
+    assert sorted(both.share) == sorted(one.share) and both.size == one.size
+    for site in one.share:
+        grid = pack.maps.at_each_point
+        expected = (3 * grid(one.share[site], both.size[2:]) + grid(two.share[site], both.size[2:])) / 4
+        same(both.share[site], expected.flatten(1), bound(model, 1))
+    differs(pack.maps.suppression(one, -1, -1), pack.maps.suppression(two, -1, -1), bound(model, 1))
+
+
+def test_the_map_of_regional_prompts(pack: Any, tiny_model: Any) -> None:
+    """Each region shows the share of its own prompt: against a recording of that part of the latent alone."""
+    import comfy.sample
+    import comfy_tiny as tiny
+
+    model, a, b = tiny_model("flux"), tiny.conditioning("flux", 0), tiny.conditioning("flux", 3)
+    size, half = (16, 8, 12), (16, 8, 6)
+    noise = tiny.noise_of("flux", size=size)
+    left, right = _area(a, area=(8, 6, 0, 0)), _area(b, area=(8, 6, 0, 6))  # (height, width, top, left)
+
+    def record_of(noise: Tensor, positive: Any) -> Any:
+        ours = guided(pack, model, VSF(scale=2.0), tiny.conditioning("flux", 1, 5), record=True)
+        comfy.sample.sample(
+            ours, noise, 1, 1.0, "euler", "simple", positive, positive, noise * 0, disable_pbar=True, seed=0
+        )  # fmt: skip
+        return ours.get_attachment("vsf").record
+
+    both = record_of(noise, [*left, *right])
+    assert both.size == (1, *size)
+    alone = [record_of(noise[..., :6].contiguous(), a), record_of(noise[..., 6:].contiguous(), b)]
+    for site in both.share:
+        parts = [pack.maps.at_each_point(record.share[site], half[1:]) for record in alone]
+        same(both.share[site], torch.cat(parts, -1).flatten(1), bound(model, 1))
+    # With one region alone nothing acted outside of it.
+    single = pack.maps.suppression(record_of(noise, right), -1, -1)
+    assert single.shape == (1, 1, 8, 12) and not single[..., :6].any() and bool((single[..., 6:] > 0).all())
+
+
+def test_the_map_of_a_mask_and_of_what_it_leaves_over(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    model, a, b = tiny_model("sd15"), tiny.conditioning("sd15", 0), tiny.conditioning("sd15", 3)
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :, :4] = 1.0
+    size = tiny.TINY["sd15"].latent
+    one, two = (_recorded(pack, model, "sd15", c, size) for c in (a, b))
+    both = _recorded(pack, model, "sd15", [*_area(a, mask=mask), *_area(b, default=True)], size)
+    for site in one.share:
+        left, right = (pack.maps.at_each_point(r.share[site], (8, 8)) for r in (one, two))
+        same(both.share[site], torch.where(mask.bool(), left, right).flatten(1), bound(model, 1))
+
+
+def test_an_area_that_is_no_multiple_of_the_patch(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    a, b = tiny.conditioning("flux", 0), tiny.conditioning("flux", 3)
+    positive = [*a, *_area(b, area=(5, 3, 3, 2))]
+    share = pack.maps.suppression(_recorded(pack, tiny_model("flux"), "flux", positive, (16, 8, 6)), -1, -1)
+    assert share.shape == (1, 1, 8, 6) and bool(((share > 0) & (share < 1)).all())
+
+
+def test_nothing_is_wrapped_where_nothing_is_recorded(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    for record, kinds in ((False, {"apply_model", "outer_sample"}), (True, {"calc_cond_batch"})):
+        ours = guided(pack, tiny_model("flux"), VSF(), tiny.conditioning("flux", 1), record)
+        wrapped = {kind for kind, keys in ours.wrappers.items() if keys.get("vsf")}
+        assert kinds <= wrapped and ("calc_cond_batch" in wrapped) == record
+
+
+def test_real_tokenizers_are_found_in_their_holder(pack: Any, comfy: Any) -> None:
+    """Klein's prompts are padded to 512, Ovis' to 284; a negative for VSF is not."""
+    if not NUMBERS:
+        pytest.skip("this ComfyUI has no Flux2")
+    import comfy.text_encoders.flux
+    import comfy.text_encoders.ovis
+    import comfy.text_encoders.z_image
+
+    for kind in (comfy.text_encoders.flux.KleinTokenizer, comfy.text_encoders.ovis.OvisTokenizer):
+        tokenizer = kind()
+        clip = pack.prompt.unpadded(_Options({}, tokenizer))
+        [[padded]], [[short]] = (
+            tokenizer.tokenize_with_weights("red wheels", tokenizer_options=options).values()
+            for options in ({}, clip.options)
+        )
+        assert len(padded) in (512, 284) and 2 < len(short) < 60
+
+
+class _Encoder(_Options):
+    """A CLIP with a real tokenizer; of each token it hands on its number, and not those before `left_out`."""
+
+    left_out = 0
+
+    def clone(self) -> Any:
+        made = _Encoder(dict(self.options), self.tokenizer)
+        made.left_out = self.left_out
+        return made
+
+    def tokenize(self, text: str) -> Any:
+        return self.tokenizer.tokenize_with_weights(text, tokenizer_options=self.options)
+
+    def encode_from_tokens_scheduled(self, tokens: Any) -> Any:
+        [[row]] = tokens.values()
+        numbers = torch.tensor([number for number, *_ in row], dtype=torch.float32).view(1, -1, 1)[:, self.left_out :]
+        return [[numbers, {"attention_mask": torch.ones(numbers.shape[:2], dtype=torch.long)}]]
+
+
+@pytest.mark.parametrize("kind", ["z_image", "klein", "qwen_image"])
+def test_the_chat_template_of_a_real_tokenizer_is_taken_once(pack: Any, comfy: Any, kind: str) -> None:
+    import comfy.text_encoders.flux
+    import comfy.text_encoders.qwen_image
+
+    if kind != "qwen_image" and not Z_IMAGE:
+        pytest.skip("this ComfyUI has neither Z-Image nor Klein")
+    if kind == "z_image":
+        import comfy.text_encoders.z_image
+
+        tokenizer = comfy.text_encoders.z_image.ZImageTokenizer()
+    elif kind == "klein":
+        tokenizer = comfy.text_encoders.flux.KleinTokenizer()
+    else:
+        tokenizer = comfy.text_encoders.qwen_image.QwenImageTokenizer()
+    clip = _Encoder({}, tokenizer)
+    clip.left_out = 34 if kind == "qwen_image" else 0  # as its encoder leaves out the system's part
+    real = next(part for name, part in vars(tokenizer).items() if hasattr(part, "tokenizer"))
+
+    def words(text: str) -> list[str]:
+        return [
+            real.tokenizer.decode([int(number) for number in tokens[0, :, 0]])
+            for tokens, _ in pack.prompt.encode_negative(clip, text)
+        ]
+
+    [whole] = words("red wheels")
+    before, after = whole.split("red wheels")
+    assert after
+    items = words("red wheels:2, an old chain, rope")
+    assert items == ["red wheels", "an old chain", "rope", *filter(None, (before, after))]

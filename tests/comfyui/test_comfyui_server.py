@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from comfy_server import COMFYUI, Server, nodes_of, with_tiny_models, write_stand_ins
-from comfy_workflows import FOLDER, WORKFLOWS, api_form, demo_graph, files
+from comfy_server import COMFYUI, NUMBERS, PACK, Server, has, nodes_of, with_tiny_models, write_stand_ins
+from comfy_workflows import BLUEPRINT, FOLDER, WORKFLOWS, api_form, demo_graph, files
 from PIL import Image
 from safetensors.torch import load_file
+
+from patience import PATIENCE
 
 TINY = {
     "flux-schnell": "flux",
@@ -25,6 +30,10 @@ TINY = {
     "qwen-image-lightning": "qwen",
     "z-image-turbo": "zimage",
 }
+
+
+#: The pack goes by its folder's name, or by its project's.
+PROJECTS = ("comfyui-vsf", "value-sign-flip")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +90,30 @@ def test_the_nodes_are_there_in_the_current_schema(server: Server) -> None:
     assert guidance["scale"][1] | {"tooltip": ""} == {
         "default": 3.5, "min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "",
     }  # fmt: skip
-    assert {"NAGGuidance", "NASAGuidance", "VSFNegativePrompt", "VSFSuppressionMap"} <= set(info)
+    nodes = {"VSFTextGuidance", "VSFNAGGuidance", "VSFNASAGuidance", "VSFNegativePrompt", "VSFSuppressionMap"}
+    assert nodes <= set(info)
+    assert all(info[name]["category"] == "advanced/guidance" and info[name]["output_tooltips"][0] for name in nodes)
+    assert "negative" in info["VSFGuidance"]["input"]["optional"]
+    if NUMBERS:  # the schema of that version knows these
+        assert "nag" in info["VSFNAGGuidance"]["search_aliases"] and "cfg 1" in info["VSFGuidance"]["search_aliases"]
+        assert guidance["blocks"][1]["advanced"] and not guidance["scale"][1].get("advanced")
     assert "Cannot import" not in "\n".join(line for line in server.text().splitlines() if "vsf" in line.lower())
+
+
+def test_the_nodes_speak_other_languages(server: Server) -> None:
+    spoken = server.get("/i18n")
+    titles = {
+        language: spoken[language]["nodeDefs"]["VSFGuidance"]["display_name"] for language in ("zh", "ja", "ko", "de")
+    }
+    assert len(set(titles.values())) == 4 and all("VSF" in title for title in titles.values())
+
+
+@pytest.mark.skipif(not has("app/subgraph_manager.py"), reason="this ComfyUI has no blueprints")
+def test_the_blueprint_is_offered(server: Server) -> None:
+    offered = server.get("/global_subgraphs")
+    [number] = [number for number, entry in offered.items() if entry["name"] == BLUEPRINT.stem]
+    entry = server.get(f"/global_subgraphs/{number}")
+    assert json.loads(entry["data"])["definitions"]["subgraphs"][0]["name"] == BLUEPRINT.stem
 
 
 def test_the_example_files_are_current(server: Server) -> None:
@@ -120,12 +151,12 @@ def test_an_interrupt_does_not_touch_what_follows(server: Server) -> None:
     for key in (guided, plain):
         long[key]["inputs"]["steps"] = 5000
     prompt_id = server.queue(long)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not server.get("/queue")["queue_running"] and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(1.5)
     server.post("/interrupt", {})
-    entry = server.wait(prompt_id, 60)
+    entry = server.wait(prompt_id)
     assert "execution_interrupted" in [m[0] for m in entry["status"]["messages"]]
     server.post("/free", {"unload_models": True, "free_memory": True})  # also forgets cached results
     again = server.run(prompt)
@@ -147,14 +178,17 @@ def test_a_batch_and_another_patch(server: Server) -> None:
     assert not torch.equal(latent(patched, guided), latent(patched, plain))
 
 
-@pytest.mark.parametrize("kind", ["NAGGuidance", "NASAGuidance"])
+@pytest.mark.parametrize("kind", ["VSFNAGGuidance", "VSFNASAGuidance", "NAGGuidance", "NASAGuidance"])
 def test_the_other_methods(server: Server, kind: str) -> None:
+    """Also by the names that they had before."""
     prompt = example("sdxl-turbo")
     guided, plain = samplers(prompt)
     guide = nodes_of(prompt, "VSFGuidance")[0]
     given = prompt[guide]["inputs"]
-    declared = server.get("/object_info")[kind]["input"]["required"]
-    settings = {k: v[1]["default"] for k, v in declared.items() if k not in ("model", "negative")}
+    info = server.get("/object_info")
+    new = kind if kind.startswith("VSF") else f"VSF{kind}"
+    settings = {k: v[1]["default"] for k, v in info[new]["input"]["required"].items() if k != "model"}
+    assert info[kind].get("deprecated", False) == (kind != new)
     prompt[guide] = {
         "class_type": kind, "inputs": {"model": given["model"], "negative": given["negative"], **settings}
     }  # fmt: skip
@@ -162,6 +196,16 @@ def test_the_other_methods(server: Server, kind: str) -> None:
         prompt = {k: v for k, v in prompt.items() if k != key and [key, 0] not in v["inputs"].values()}
     saved = server.run(prompt)
     assert not torch.equal(latent(saved, guided), latent(saved, plain))
+
+
+def test_one_node_takes_the_sampler_s_negative(server: Server) -> None:
+    """A template with a negative prompt needs one node between model and sampler."""
+    prompt = example("sd3.5-turbo")
+    guided, plain = samplers(prompt)
+    guide = nodes_of(prompt, "VSFGuidance")[0]
+    expected = latent(server.run(prompt), guided)
+    prompt[guided]["inputs"]["negative"] = prompt[guide]["inputs"].pop("negative")
+    assert torch.equal(latent(server.run(prompt), guided), expected)
 
 
 def test_errors_are_sentences(server: Server) -> None:
@@ -172,7 +216,7 @@ def test_errors_are_sentences(server: Server) -> None:
         server.run(prompt)
     prompt = example("flux-schnell")
     prompt[guide]["inputs"]["blocks"] = "2-"
-    with pytest.raises(RuntimeError, match="blocks holds '2-'; allowed: numbers and ranges"):
+    with pytest.raises(RuntimeError, match="blocks is '2-'; allowed: numbers and ranges"):
         server.run(prompt)
     prompt = example("flux-schnell")
     prompt[guide]["inputs"]["record"] = False
@@ -202,3 +246,50 @@ def test_the_demo_model_draws_a_bike_without_its_wheels(server: Server) -> None:
     changed = np.abs(plain - guided).mean(-1)
     bright = np.abs(where - guided).mean(-1)  # the colours that the map puts over the picture
     assert np.corrcoef(changed.ravel(), bright.ravel())[0, 1] > 0.2
+
+
+# -- ways to install ----------------------------------------------------------------------------------------------------
+
+
+def clone(custom_nodes: Path) -> None:
+    """What `git clone` puts there: every file of the project that git does not ignore."""
+    root = PACK.parent
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).is_file():
+            target = custom_nodes / "value-sign-flip" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, target)
+
+
+def bundled(custom_nodes: Path) -> None:
+    subprocess.run([sys.executable, str(PACK / "bundle.py"), str(custom_nodes / "vsf")], check=True)
+
+
+def archive(custom_nodes: Path) -> None:
+    """What the registry sends: the bundled folder, packed, and unpacked under the name of the project."""
+    made = custom_nodes.parent / "made"
+    subprocess.run([sys.executable, str(PACK / "bundle.py"), str(made)], check=True)
+    packed = shutil.make_archive(str(custom_nodes.parent / "node"), "zip", made)
+    shutil.unpack_archive(packed, custom_nodes / "comfyui-vsf")
+
+
+@pytest.mark.parametrize("install", [clone, bundled, archive])
+def test_ways_to_install(tmp_path: Path, install: Callable[[Path], None]) -> None:
+    """The nodes are there, their help pages are, and one of them runs."""
+    running = Server(COMFYUI, tmp_path / "base", write_stand_ins(tmp_path), install)
+    try:
+        info = running.get("/object_info")
+        assert {"VSFGuidance", "VSFNegativePrompt", "VSFSuppressionMap"} <= set(info)
+        names = [p.name for p in (tmp_path / "base" / "custom_nodes").iterdir() if p.name != "harness"]
+        for node in (name for name in info if name.startswith("VSF")):
+            pages = [running.text_of(f"/extensions/{name}/docs/{node}.md") for name in (*names, *PROJECTS)]
+            assert any(pages), f"{node} has no help page"
+        prompt = example("flux-schnell")
+        guided, plain = samplers(prompt)
+        saved = running.run(prompt)
+        assert not torch.equal(latent(saved, guided), latent(saved, plain))
+    finally:
+        running.stop()

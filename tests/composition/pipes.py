@@ -50,9 +50,11 @@ def make(name: str, control: bool = False) -> Any:
         parts = [tiny.vae(4), tiny.clip(), tiny.tokenizer("clip"), model]
         if control:
             net = tiny.noisy(ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(4,)))
-            pipe = StableDiffusionControlNetPipeline(*parts, net, scheduler, None, None, requires_safety_checker=False)
+            kind: Any = StableDiffusionControlNetPipeline
+            pipe = kind(*parts, net, scheduler, None, None, requires_safety_checker=False)
         else:
-            pipe = StableDiffusionPipeline(*parts, scheduler, None, None, requires_safety_checker=False)
+            kind = StableDiffusionPipeline
+            pipe = kind(*parts, scheduler, None, None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

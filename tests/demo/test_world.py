@@ -11,8 +11,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from vsf.demo import world
-from vsf.demo.world import BACKGROUNDS, COLORS, OBJECTS, PARTS, PRIOR, STYLES, TYPICAL, VOCABULARY, Scene
+from vsf.demo import pictures as world
+from vsf.demo.pictures import BACKGROUNDS, COLORS, OBJECTS, PARTS, PRIOR, STYLES, TYPICAL, VOCABULARY, Scene
 
 PAIRS = [(name, part) for name in OBJECTS for part in TYPICAL[name]]
 EXTRAS = [(name, part) for name in OBJECTS for part in world.allowed_extras(name)]
@@ -50,7 +50,7 @@ def test_size_of_the_world() -> None:
 
 def test_render_is_deterministic_across_processes() -> None:
     code = (
-        "import hashlib, numpy as np\nfrom vsf.demo import world\nr = np.random.default_rng(3)\n"
+        "import hashlib, numpy as np\nfrom vsf.demo import pictures as world\nr = np.random.default_rng(3)\n"
         "h = hashlib.sha256()\n"
         "for _ in range(20):\n"
         "    for s, c in world.training_pair(r):\n"
@@ -163,7 +163,7 @@ def test_caption_semantics(rows: list[list[tuple[Scene, str]]]) -> None:
                 assert set(scene.parts) == mentioned(text)
             for style in STYLES[1:]:
                 assert style not in words or scene.style == style
-            for name, phrase in world._BACKGROUND_PHRASE.items():
+            for name, phrase in world.BACKGROUND_PHRASE.items():
                 assert not text.endswith(phrase) or scene.background == name
             before = words[0]
             assert before == ("an" if words[1][0] in "aeiou" else "a")
@@ -203,10 +203,7 @@ def test_shares_of_the_training_rows(rows: list[list[tuple[Scene, str]]]) -> Non
     assert abs(np.mean([not text for _, text in flat]) - 0.10) < 0.01
     objects = [(s, t) for s, t in flat if s.object is not None and len(t.split()) > 1]
     assert (
-        abs(
-            np.mean([any(t.endswith(p) for p in world._BACKGROUND_PHRASE.values()) for _, t in objects]) - 0.4
-        )
-        < 0.02
+        abs(np.mean([any(t.endswith(p) for p in world.BACKGROUND_PHRASE.values()) for _, t in objects]) - 0.4) < 0.02
     )
     assert abs(np.mean([bool(set(t.split()) & set(STYLES)) for _, t in objects]) - 0.15) < 0.02
     assert abs(np.mean([s.style == "flat" for s, _ in flat]) - 0.5) < 0.02
@@ -250,10 +247,7 @@ def test_caption_forms() -> None:
     assert world.caption(hat, "mention", rng, False, False) == "an orange bike with a hat"
     assert world.caption(hat, "part", rng, False, False) == "hat"
     assert world.caption(hat, "empty", rng, True, True) == ""
-    assert (
-        world.caption(Scene(None, "red", ("wheels",), "sea", "flat", 0), "exact", rng, False, True)
-        == "wheels"
-    )
+    assert world.caption(Scene(None, "red", ("wheels",), "sea", "flat", 0), "exact", rng, False, True) == "wheels"
 
 
 def test_bad_input_names_what_is_allowed() -> None:

@@ -14,6 +14,11 @@ from specs import chroma
 pytestmark = pytest.mark.filterwarnings("ignore:.*FluxPosEmbed.*:FutureWarning")
 
 
+def stock() -> Any:
+    torch.manual_seed(0)
+    return ChromaPipeline(tiny.scheduler(), tiny.vae(), tiny.t5(), tiny.tokenizer("t5"), chroma.build(torch.float32))
+
+
 class TestChroma(tiny.PipelineContract):
     call = {"guidance_scale": 0.0}
     tokens = 4
@@ -21,11 +26,7 @@ class TestChroma(tiny.PipelineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        torch.manual_seed(0)
-        stock = ChromaPipeline(
-            tiny.scheduler(), tiny.vae(), tiny.t5(), tiny.tokenizer("t5"), chroma.build(torch.float32)
-        )
-        return tiny.saved(stock, tmp_path_factory.mktemp("chroma"))
+        return tiny.saved(stock(), tmp_path_factory.mktemp("chroma"))
 
     def stock_negative(self, pipe: Any, text: str) -> Tensor:
         # What the mask shows: diffusers dims the other pads instead of hiding them, which the guidance does not copy.

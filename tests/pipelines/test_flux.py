@@ -18,8 +18,9 @@ from diffusers import (
 from torch import Tensor
 
 import tiny_pipelines as tiny
+from closeness import differs, rounding
 from specs import flux
-from test_contract import error, run, watched
+from test_contract import run, watched
 from vsf import NAG, VSF, negative_guidance
 
 
@@ -28,7 +29,7 @@ def stock(kind: type = FluxPipeline, guidance: bool = True, channels: int = 4, *
     if channels != 4:
         torch.manual_seed(0)
         config = {k: v for k, v in model.config.items() if not k.startswith("_")}
-        model = FluxTransformer2DModel(**config | {"in_channels": channels, "out_channels": 4})
+        model = FluxTransformer2DModel(**{**config, "in_channels": channels, "out_channels": 4})
     torch.manual_seed(0)
     return kind(
         scheduler=tiny.scheduler(), vae=tiny.vae(), text_encoder=tiny.clip(), tokenizer=tiny.tokenizer("clip"),
@@ -137,17 +138,20 @@ def test_all_57_blocks_are_guided(method: Any) -> None:
     """As many dual and single blocks as Flux-dev and Krea have; each one counts, and block ranges name them."""
     torch.manual_seed(0)
     config = dict(flux.build(torch.float32).config) | {"num_layers": 19, "num_single_layers": 38}
-    model = FluxTransformer2DModel.from_config(config).double().eval().requires_grad_(False)
+    model: Any = FluxTransformer2DModel.from_config(config)
+    model.double().eval().requires_grad_(False)
     call, given = flux.inputs(1, 5, torch.float64), [torch.randn(3, 16)]
     with watched() as calls, negative_guidance(model, method, negative_prompt_embeds=given):
         every = run(model, call)
     assert len(calls) == 57
     plain = run(model, call)
-    assert error(every, plain) > 1e-3
+    bound = rounding(model, torch.float64)
+    differs(every, plain, bound)
     for block in (0, 18, 19, 56):
         with negative_guidance(model, type(method)(blocks=(block,)), negative_prompt_embeds=given):
             alone = run(model, call)
         rest = tuple(b for b in range(57) if b != block)
         with negative_guidance(model, type(method)(blocks=rest), negative_prompt_embeds=given):
             without = run(model, call)
-        assert error(alone, plain) > 1e-7 and error(without, every) > 1e-7
+        differs(alone, plain, bound)
+        differs(without, every, bound)

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel
+from diffusers import (
+    AutoencoderKLFlux2,
+    Flux2KleinInpaintPipeline,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+)
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -34,6 +40,12 @@ def vae() -> AutoencoderKLFlux2:
     ).eval()  # fmt: skip
 
 
+def klein(kind: Any = Flux2KleinPipeline) -> Any:
+    torch.manual_seed(0)
+    encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=28, **SMALL)).eval()
+    return kind(tiny.scheduler(), vae(), encoder, tiny.tokenizer("qwen"), transformer(False))
+
+
 class TestKlein(tiny.PipelineContract):
     call = {"guidance_scale": 1.0}
     tokens = 11  # <|im_start|> user \n wheels , chain <|im_end|> \n <|im_start|> assistant \n
@@ -42,10 +54,22 @@ class TestKlein(tiny.PipelineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        torch.manual_seed(0)
-        encoder = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=28, **SMALL)).eval()
-        stock = Flux2KleinPipeline(tiny.scheduler(), vae(), encoder, tiny.tokenizer("qwen"), transformer(False))
-        return tiny.saved(stock, tmp_path_factory.mktemp("klein"))
+        return tiny.saved(klein(), tmp_path_factory.mktemp("klein"))
+
+
+class TestKleinInpaint(tiny.ShortContract):
+    """The picture (and one to take things from) is image tokens beside the new one."""
+
+    call = {
+        "guidance_scale": 1.0, "image": tiny.picture(), "mask_image": tiny.left_half(), "strength": 1.0,
+        "image_reference": tiny.picture().flip(-1),
+    }  # fmt: skip
+    limit = 24
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        return tiny.saved(klein(Flux2KleinInpaintPipeline), tmp_path_factory.mktemp("klein-inpaint"))
 
 
 class TestFlux2(tiny.PipelineContract):
@@ -57,7 +81,7 @@ class TestFlux2(tiny.PipelineContract):
     @classmethod
     def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
         torch.manual_seed(0)
-        encoder = MistralForCausalLM(MistralConfig(num_hidden_layers=30, **SMALL)).eval()
+        encoder: Any = MistralForCausalLM(MistralConfig(num_hidden_layers=30, **SMALL)).eval()
         stock = Flux2Pipeline(tiny.scheduler(), vae(), encoder, tiny.tokenizer("qwen"), transformer(True))
         return tiny.saved(stock, tmp_path_factory.mktemp("flux2"))
 

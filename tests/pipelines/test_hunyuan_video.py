@@ -13,9 +13,10 @@ from specs import hunyuan_video
 from tiny_videos import VideoContract
 
 
-def vae() -> AutoencoderKLHunyuanVideo:
-    return AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4,
+def vae() -> Any:
+    kind: Any = AutoencoderKLHunyuanVideo
+    return kind(
+        latent_channels=4, block_out_channels=(8,) * 4, layers_per_block=1, norm_num_groups=4,
         down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
         mid_block_add_attention=True,
     ).eval()  # fmt: skip

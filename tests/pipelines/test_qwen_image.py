@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImagePipeline
+from diffusers import (
+    AutoencoderKLQwenImage,
+    QwenImageControlNetInpaintPipeline,
+    QwenImageControlNetModel,
+    QwenImageControlNetPipeline,
+    QwenImageImg2ImgPipeline,
+    QwenImageInpaintPipeline,
+    QwenImagePipeline,
+)
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import tiny_pipelines as tiny
@@ -27,11 +35,17 @@ def text_encoder() -> Qwen2_5_VLForConditionalGeneration:
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
-def vae() -> AutoencoderKLQwenImage:
+def vae(channels: int = 4, colors: int = 3) -> AutoencoderKLQwenImage:
     return AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
-        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+        base_dim=8, z_dim=channels, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * channels, latents_std=[1.0] * channels, input_channels=colors,
     ).eval()  # fmt: skip
+
+
+def stock(kind: Any = QwenImagePipeline, **more: Any) -> Any:
+    torch.manual_seed(0)
+    model = qwen_image.build(torch.float32)
+    return kind(tiny.scheduler(), vae(), text_encoder(), tiny.tokenizer("qwen"), model, **more)
 
 
 class TestQwenImage(tiny.PipelineContract):
@@ -43,11 +57,7 @@ class TestQwenImage(tiny.PipelineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        torch.manual_seed(0)
-        stock = QwenImagePipeline(
-            tiny.scheduler(), vae(), text_encoder(), tiny.tokenizer("qwen"), qwen_image.build(torch.float32)
-        )
-        return tiny.saved(stock, tmp_path_factory.mktemp("qwen"))
+        return tiny.saved(stock(), tmp_path_factory.mktemp("qwen"))
 
     def test_the_template_ends_where_the_pipeline_cuts_it(self, pipe: Any) -> None:
         prefix = pipe.prompt_template_encode.split("{}")[0]
@@ -63,3 +73,57 @@ class TestQwenImage(tiny.PipelineContract):
             assert pipe.prompt_template_encode == with_picture
         finally:
             pipe.prompt_template_encode = template
+
+
+class TestQwenImageImg2Img(tiny.ShortContract):
+    call = {"true_cfg_scale": 1.0, "image": tiny.picture(), "strength": 1.0}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        return tiny.saved(stock(QwenImageImg2ImgPipeline), tmp_path_factory.mktemp("qwen-img2img"))
+
+
+class TestQwenImageInpaint(tiny.ShortContract):
+    call = {"true_cfg_scale": 1.0, "image": tiny.picture(), "mask_image": tiny.left_half(), "strength": 1.0}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        return tiny.saved(stock(QwenImageInpaintPipeline), tmp_path_factory.mktemp("qwen-inpaint"))
+
+
+def controlnet(channels: int = 0) -> QwenImageControlNetModel:
+    config = {k: v for k, v in qwen_image.build(torch.float32).config.items() if not k.startswith("_")}
+    takes = ("attention_head_dim", "num_attention_heads", "joint_attention_dim", "axes_dims_rope", "in_channels")
+    torch.manual_seed(1)
+    small = {k: config[k] for k in takes}
+    return tiny.noisy(QwenImageControlNetModel(num_layers=1, extra_condition_channels=channels, **small))
+
+
+class TestQwenImageControlNet(tiny.ShortContract):
+    call = {"true_cfg_scale": 1.0, "control_image": tiny.picture()}
+    stock_negative = tiny.beside_the_controlnet(tiny.ShortContract.stock_negative)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        made = stock(QwenImageControlNetPipeline, controlnet=controlnet())
+        return tiny.saved(made, tmp_path_factory.mktemp("qwen-controlnet"))
+
+
+class TestQwenImageControlNetInpaint(tiny.ShortContract):
+    """The mask is a further channel of what the control net sees."""
+
+    call = {"true_cfg_scale": 1.0, "control_image": tiny.picture(), "control_mask": tiny.left_half()}
+    stock_negative = tiny.beside_the_controlnet(tiny.ShortContract.stock_negative)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        made = stock(QwenImageControlNetInpaintPipeline, controlnet=controlnet(4))
+        return tiny.saved(made, tmp_path_factory.mktemp("qwen-controlnet-inpaint"))
+
+    def draw(self, pipe: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        torch.manual_seed(0)  # the pipeline draws the control picture's latents from here
+        return super().draw(pipe, *args, **kwargs)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
 import tiny_pipelines as tiny
+from closeness import differs, rounding
 from specs import sd3
+from vsf import VSF, negative_guidance
+from vsf.arch import find_models
 
 
 def stock(kind: type = StableDiffusion3Pipeline, dual: bool = False, channels: int = 4, **more: Any) -> Any:
@@ -59,6 +63,22 @@ class TestSD3(SD3, tiny.PipelineContract):
     @classmethod
     def pipe(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
         return tiny.saved(stock(), tmp_path_factory.mktemp("sd3"))
+
+    def test_without_t5_the_negative_is_clips_tokens(self, pipe: Any) -> None:
+        """diffusers puts zeros in the place of T5's tokens; the prompt's are padding, the negative has none."""
+        small = copy.copy(pipe)
+        small.text_encoder_3 = None
+        family = find_models(pipe)[0][1]
+        with torch.no_grad():
+            clip = family.encode(pipe, "wheels, chain", False, None)[:5]
+            for tokenizer in (pipe.tokenizer_3, None):
+                small.tokenizer_3 = tokenizer
+                assert torch.equal(family.encode(small, "wheels, chain", False, None), clip)
+                assert family.encode(small, "wheels, chain", True, 16).shape[0] == 77 + 16
+        with negative_guidance(small, VSF(3.0), "wheels, chain"):
+            guided = self.draw(small)
+        assert bool(guided.isfinite().all())
+        differs(guided, self.draw(small), rounding(small, passes=2))
 
 
 class TestSD35Medium(TestSD3):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -40,9 +41,10 @@ def sd(kind: type = StableDiffusionPipeline, model: str = "sd15", scheduler: Any
     )  # fmt: skip
 
 
-def sdxl(kind: type = StableDiffusionXLPipeline) -> Any:
+def sdxl(kind: Any = StableDiffusionXLPipeline) -> Any:
     torch.manual_seed(0)
-    more = {"requires_aesthetics_score": False} if kind is not StableDiffusionXLPipeline else {}
+    takes = inspect.signature(kind.__init__).parameters
+    more = {"requires_aesthetics_score": False} if "requires_aesthetics_score" in takes else {}
     return kind(
         vae=tiny.vae(4), text_encoder=half_clip(1), text_encoder_2=half_clip(2, CLIPTextModelWithProjection),
         tokenizer=tiny.tokenizer("clip"), tokenizer_2=tiny.tokenizer("clip"), unet=unet.build(torch.float32, "sdxl"),

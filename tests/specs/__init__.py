@@ -25,6 +25,11 @@ def _replace(call: Call, embeds: Tensor) -> Call:
     return call | {"encoder_hidden_states": embeds}
 
 
+def ready(model: nn.Module, dtype: torch.dtype) -> Any:
+    """`model` in this dtype, in eval mode, without gradients."""
+    return model.to(dtype).eval().requires_grad_(False)
+
+
 def grid_ids(height: int, width: int, axes: int) -> Tensor:
     """Position ids `[height * width, axes]` of an image: row and column in the second and third column."""
     ids = torch.zeros(height, width, axes)
@@ -43,7 +48,7 @@ class Spec:
     """
 
     name: str
-    build: Callable[[torch.dtype], nn.Module]
+    build: Callable[[torch.dtype], Any]
     inputs: Callable[[int, int, torch.dtype], Call]
     width: int
     replace: Callable[[Call, Tensor], Call] = _replace
@@ -52,6 +57,18 @@ class Spec:
     joint: bool = True
     #: Real tokens `[n, W]` as the pipeline encodes them padded, where the model takes them only so.
     padded: Callable[[Tensor], Tensor] = _same
+    #: In what a float64 model turns queries and keys by their positions.
+    rotary: torch.dtype = torch.float64
+    #: In what a float64 model sums an attention without text, by its own code: another batch is another order there.
+    sums: torch.dtype = torch.float64
+
+
+def shorten(model: Any, blocks: int = 2) -> Any:
+    """The same model with its last blocks only, for what takes long and does not depend on how many there are."""
+    for name in ("transformer_blocks", "blocks"):
+        if isinstance(found := getattr(model, name, None), nn.ModuleList):
+            setattr(model, name, found[-blocks:])
+    return model
 
 
 def load() -> dict[str, Spec]:

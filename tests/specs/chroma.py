@@ -6,7 +6,7 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from torch import Tensor
 
-from . import Call, Spec, grid_ids
+from . import Call, Spec, grid_ids, ready
 
 
 def build(dtype: torch.dtype) -> ChromaTransformer2DModel:
@@ -18,7 +18,7 @@ def build(dtype: torch.dtype) -> ChromaTransformer2DModel:
             num_attention_heads=2, joint_attention_dim=16, axes_dims_rope=(4, 4, 8), approximator_num_channels=8,
             approximator_hidden_dim=32, approximator_layers=1,
         )  # fmt: skip
-    return model.to(dtype).eval().requires_grad_(False)
+    return ready(model, dtype)
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

@@ -4,15 +4,15 @@ import torch
 from diffusers import CogView4Transformer2DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype) -> CogView4Transformer2DModel:
     torch.manual_seed(0)
-    return CogView4Transformer2DModel(
+    return ready(CogView4Transformer2DModel(
         patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8, num_attention_heads=4,
         text_embed_dim=16, time_embed_dim=8, condition_dim=4, rope_axes_dim=(16, 16), sample_size=8,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

@@ -4,15 +4,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from . import Call, Spec, grid_ids
+from . import Call, Spec, grid_ids, ready
 
 
 def build(dtype: torch.dtype, guidance: bool = False) -> FluxTransformer2DModel:
     torch.manual_seed(0)
-    return FluxTransformer2DModel(
+    return ready(FluxTransformer2DModel(
         patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype, guidance: bool = False, reference: bool = False) -> Call:

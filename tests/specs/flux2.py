@@ -4,15 +4,15 @@ import torch
 from diffusers import Flux2Transformer2DModel
 from torch import Tensor
 
-from . import Call, Spec, grid_ids
+from . import Call, Spec, grid_ids, ready
 
 
 def build(dtype: torch.dtype) -> Flux2Transformer2DModel:
     torch.manual_seed(0)
-    return Flux2Transformer2DModel(
+    return ready(Flux2Transformer2DModel(
         patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def text_ids(batch: int, tokens: int) -> Tensor:

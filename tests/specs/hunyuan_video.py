@@ -6,16 +6,16 @@ import torch
 from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype, image: str | None = None) -> HunyuanVideoTransformer3DModel:
     torch.manual_seed(0)
-    return HunyuanVideoTransformer3DModel(
+    return ready(HunyuanVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2,
         num_single_layers=2, num_refiner_layers=2, patch_size=2, text_embed_dim=16, pooled_projection_dim=12,
         rope_axes_dim=(4, 6, 6), guidance_embeds=True, image_condition_type=image,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

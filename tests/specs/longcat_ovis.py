@@ -6,7 +6,7 @@ import torch
 from diffusers import LongCatImageTransformer2DModel, OvisImageTransformer2DModel
 from torch import Tensor
 
-from . import Call, Spec, grid_ids
+from . import Call, Spec, grid_ids, ready
 
 SMALL: dict[str, Any] = {
     "patch_size": 1, "in_channels": 4, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16,
@@ -16,12 +16,12 @@ SMALL: dict[str, Any] = {
 
 def longcat(dtype: torch.dtype, channels: int = 4) -> LongCatImageTransformer2DModel:
     torch.manual_seed(0)
-    return LongCatImageTransformer2DModel(**SMALL | {"in_channels": channels}).to(dtype).eval().requires_grad_(False)
+    return ready(LongCatImageTransformer2DModel(**{**SMALL, "in_channels": channels}), dtype)
 
 
 def ovis(dtype: torch.dtype) -> OvisImageTransformer2DModel:
     torch.manual_seed(0)
-    return OvisImageTransformer2DModel(out_channels=4, **SMALL).to(dtype).eval().requires_grad_(False)
+    return ready(OvisImageTransformer2DModel(out_channels=4, **SMALL), dtype)
 
 
 def text_ids(tokens: int) -> Tensor:

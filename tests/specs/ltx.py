@@ -4,15 +4,15 @@ import torch
 from diffusers import LTXVideoTransformer3DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype) -> LTXVideoTransformer3DModel:
     torch.manual_seed(0)
-    return LTXVideoTransformer3DModel(
+    return ready(LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
         num_layers=3, caption_channels=16,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

@@ -1,23 +1,24 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers import LTX2VideoTransformer3DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype, newer: bool = False) -> LTX2VideoTransformer3DModel:
     torch.manual_seed(0)
-    config = {"use_prompt_embeddings": False, "cross_attn_mod": True, "audio_cross_attn_mod": True,
+    config: dict[str, Any] = {"use_prompt_embeddings": False, "cross_attn_mod": True, "audio_cross_attn_mod": True,
               "gated_attn": True, "audio_gated_attn": True, "perturbed_attn": True} if newer else {}  # fmt: skip
-    return LTX2VideoTransformer3DModel(
+    return ready(LTX2VideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
         audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=8,
         audio_cross_attention_dim=16, num_layers=2, caption_channels=24, **config,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype, newer: bool = False) -> Call:

@@ -3,17 +3,17 @@ from __future__ import annotations
 import torch
 from diffusers import Lumina2Transformer2DModel
 
-from . import Call, Spec
+from . import Call, Spec, ready
 from .hunyuan_video import replace
 
 
 def build(dtype: torch.dtype) -> Lumina2Transformer2DModel:
     torch.manual_seed(0)
-    return Lumina2Transformer2DModel(
+    return ready(Lumina2Transformer2DModel(
         sample_size=8, in_channels=4, out_channels=4, hidden_size=48, num_layers=3, num_refiner_layers=2,
         num_attention_heads=3, num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 6, 6), axes_lens=(64, 16, 16),
         cap_feat_dim=16,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

@@ -5,16 +5,16 @@ from functools import partial
 import torch
 from diffusers import PixArtTransformer2DModel
 
-from . import Call, Spec
+from . import Call, Spec, ready
 from .ltx import replace
 
 
 def build(dtype: torch.dtype, alpha: bool = False) -> PixArtTransformer2DModel:
     torch.manual_seed(0)
-    return PixArtTransformer2DModel(
+    return ready(PixArtTransformer2DModel(
         in_channels=4, out_channels=8, num_attention_heads=3, attention_head_dim=16, num_layers=3,
         cross_attention_dim=48, caption_channels=16, sample_size=8, use_additional_conditions=alpha,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype, alpha: bool = False) -> Call:

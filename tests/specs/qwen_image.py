@@ -4,16 +4,16 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype, layered: bool = False, edit: bool = False) -> QwenImageTransformer2DModel:
     torch.manual_seed(0)
-    return QwenImageTransformer2DModel(
+    return ready(QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=3, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(4, 4, 8), zero_cond_t=edit, use_layer3d_rope=layered,
         use_additional_t_cond=layered,
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 Shapes = tuple[tuple[int, int, int], ...]

@@ -5,16 +5,16 @@ from diffusers import SD3Transformer2DModel
 
 import definition
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype, dual: bool = False) -> SD3Transformer2DModel:
     torch.manual_seed(0)
-    return SD3Transformer2DModel(
+    return ready(SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=3, attention_head_dim=8,
         num_attention_heads=4, joint_attention_dim=16, caption_projection_dim=32, pooled_projection_dim=16,
         pos_embed_max_size=8, qk_norm="rms_norm", dual_attention_layers=(0, 1) if dual else (),
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype) -> Call:

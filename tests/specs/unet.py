@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 
 import definition
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 POOLED = 8
 KINDS: dict[str, dict[str, Any]] = {
@@ -18,18 +18,24 @@ KINDS: dict[str, dict[str, Any]] = {
         "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "transformer_layers_per_block": (2, 1),
         "projection_class_embeddings_input_dim": POOLED + 6 * 8, "use_linear_projection": True,
     },
+    # One wide text encoder, projected to the width of the attention; its last token is the pooled text.
+    "kolors": {
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "encoder_hid_dim": 24,
+        "encoder_hid_dim_type": "text_proj", "projection_class_embeddings_input_dim": 24 + 6 * 8,
+        "use_linear_projection": True,
+    },
     "lcm": {"time_cond_proj_dim": 12},  # guidance scale as a condition of its own
 }  # fmt: skip
 
 
 def build(dtype: torch.dtype, kind: str = "sd15") -> UNet2DConditionModel:
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    return ready(UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
         norm_num_groups=8, cross_attention_dim=16, attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         **KINDS[kind],
-    ).to(dtype).eval().requires_grad_(False)  # fmt: skip
+    ), dtype)  # fmt: skip
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype, kind: str = "sd15") -> Call:

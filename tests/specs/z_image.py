@@ -6,7 +6,7 @@ import torch
 from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 
-from . import Call, Spec
+from . import Call, Spec, ready
 
 
 def build(dtype: torch.dtype) -> ZImageTransformer2DModel:
@@ -17,7 +17,7 @@ def build(dtype: torch.dtype) -> ZImageTransformer2DModel:
     )  # fmt: skip
     for pad in (model.x_pad_token, model.cap_pad_token):  # zeros otherwise
         torch.nn.init.normal_(pad)
-    return model.to(dtype).eval().requires_grad_(False)
+    return ready(model, dtype)
 
 
 def inputs(batch: int, tokens: int, dtype: torch.dtype, more: int = 0, size: tuple[int, int] = (6, 6)) -> Call:
@@ -37,8 +37,8 @@ def replace(call: Call, embeds: Tensor) -> Call:
 
 
 SPECS = [
-    Spec("z-image", build, inputs, 16, replace),
+    Spec("z-image", build, inputs, 16, replace, rotary=torch.float32),
     # Prompts of another padded length than the negatives, and than each other; 32 image tokens, because the pads of
     # an image stay at position 0 when its own position moves, so that distances to them cannot all be kept.
-    Spec("z-image-long", build, partial(inputs, more=29, size=(16, 8)), 16, replace),
+    Spec("z-image-long", build, partial(inputs, more=29, size=(16, 8)), 16, replace, rotary=torch.float32),
 ]
