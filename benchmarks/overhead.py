@@ -28,7 +28,7 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, WanTransformer3DModel
 from torch import Tensor
 
-import vsf.guide
+import vsf.plan
 from vsf import NAG, NASA, VSF, negative_guidance
 from vsf.arch.base import Frame
 from vsf.core.attention import kernel_name
@@ -39,7 +39,7 @@ NEGATIVE = 12  # real tokens of a short negative prompt
 def sd3(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
     """SD3.5-large at 1024 px: 4096 image tokens, 77 CLIP + 256 T5 tokens."""
     with torch.device(device):
-        model = SD3Transformer2DModel(
+        model: Any = SD3Transformer2DModel(
             sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=layers, attention_head_dim=64,
             num_attention_heads=38, joint_attention_dim=4096, caption_projection_dim=2432, pooled_projection_dim=2048,
             pos_embed_max_size=192, qk_norm="rms_norm",
@@ -56,7 +56,7 @@ def sd3(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, An
 def flux(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any], int, int]:
     """Flux.1 schnell at 1024 px: 4096 image tokens, 256 T5 tokens; a layer is one dual and one single block."""
     with torch.device(device):
-        model = FluxTransformer2DModel(num_layers=layers, num_single_layers=layers)
+        model: Any = FluxTransformer2DModel(num_layers=layers, num_single_layers=layers)
         ids = torch.zeros(64, 64, 3)
         ids[..., 1] += torch.arange(64)[:, None]
         ids[..., 2] += torch.arange(64)
@@ -75,7 +75,9 @@ def wan(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, An
     """Wan 2.1 1.3B at 480x832: on a GPU 81 frames (32760 tokens), on a CPU 17 frames (7800); 512 text tokens."""
     frames = 21 if device.startswith("cuda") else 5
     with torch.device(device):
-        model = WanTransformer3DModel(num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=layers)
+        model: Any = WanTransformer3DModel(
+            num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=layers
+        )
         call = {
             "hidden_states": torch.randn(1, 16, frames, 60, 104, dtype=dtype),
             "encoder_hidden_states": torch.randn(1, 512, 4096, dtype=dtype),
@@ -130,12 +132,12 @@ def dense_cross_mask(frame: Frame, q: Tensor, k: Tensor, v: Tensor, mask: Tensor
 @contextlib.contextmanager
 def public_code() -> Iterator[None]:
     """Put the dense masks in the place of the merge."""
-    saved = vsf.guide.joint_attention, vsf.guide.cross_attention
-    vsf.guide.joint_attention, vsf.guide.cross_attention = dense_mask, dense_cross_mask  # type: ignore[assignment]
+    saved = vsf.plan.joint_attention, vsf.plan.cross_attention
+    vsf.plan.joint_attention, vsf.plan.cross_attention = dense_mask, dense_cross_mask  # type: ignore[assignment]
     try:
         yield
     finally:
-        vsf.guide.joint_attention, vsf.guide.cross_attention = saved
+        vsf.plan.joint_attention, vsf.plan.cross_attention = saved
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
@@ -148,7 +150,8 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
         run()
     held = peak = 0
-    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    profiler: Any = prof.profiler
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)

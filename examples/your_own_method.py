@@ -11,8 +11,8 @@ class Project(Guidance):
 
     label = "project"
 
-    def combine(self, pos, neg, knob):
-        z, n = pos.out, neg.out
+    def combine(self, at, knob):
+        z, n = at.unguided.out, at.negative.out
         along = (z * n).sum(-1, keepdim=True).clamp_min(0) / n.square().sum(-1, keepdim=True).clamp_min(1e-6)
         return z - along * n
 
