@@ -34,7 +34,7 @@ from vsf.guidance import Guidance, blocks_text, parse_blocks
 from vsf.loading import ModelError, load_model
 from vsf.prompt import as_typed
 from vsf.sizes import sizes_of
-from vsf.ui import form, gallery, views, work
+from vsf.ui import form, gallery, gallery_tab, views, work
 from vsf.ui.jobs import Busy, Cancelled, Device, Job
 from vsf.ui.model import Options, describe_model
 from vsf.ui.reproduce import command_line, python_code
@@ -438,6 +438,28 @@ def test_the_gallery_speaks_the_models_language() -> None:
     for group in gallery.groups(DEMO):
         for entry in group.entries:
             assert set(f"{entry.prompt} {entry.negative}".replace(",", "").split()) <= known and entry.seed is not None
+
+
+def test_who_draws_while_the_gallery_is_drawn_does_not_wait_for_all_of_it() -> None:
+    async def visit() -> tuple[Any, Any, list[Any], list[Any]]:
+        page: Any = pages.build(OPTIONS).vsf_page
+        with page.blocks:
+            tab = gallery_tab.GalleryTab(page.desk, page.panel, page.draw_tab)
+            tab.lay_out()
+        page.start()
+        session = page.desk.sessions.of("visitor")
+        opened = tab._draw_all(session)
+        await anext(opened)
+        mine = [update async for update in page.draw_tab.draw(session, page.panel.first)]
+        assert len(tab._drawn) < 3
+        rest = [update async for update in opened]
+        page.desk.sessions.leave("visitor")
+        page.close(PATIENCE)
+        return page.desk.status, tab, mine, rest
+
+    status, tab, mine, rest = asyncio.run(visit())
+    assert "Drawn in" in mine[-1][status]
+    assert rest[-1][tab.gallery].count("<img") > 24 and not any(status in update for update in rest)
 
 
 def test_the_chips_are_the_models_words() -> None:

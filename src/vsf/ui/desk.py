@@ -107,8 +107,7 @@ class Desk:
         self.sessions.leave(request.session_hash)
 
     async def _stop(self, session: Session) -> AsyncIterator[Updates]:
-        if session.job is not None:
-            session.job.cancel()
+        session.stop()
         yield {self.cancel: gr.update(interactive=False)}
 
     async def ready(self) -> AsyncIterator[Updates]:
@@ -134,6 +133,11 @@ class Desk:
             raise ValueError("one thing at a time: cancel what is running, or wait for it")
         session.job = self.device.submit(Job(work, size))
         return session.job
+
+    def submit_aside(self, session: Session, work: Callable[[Any, Job], Any], size: int) -> Job:
+        """The same for work that nobody asked for by name: the visitor's own goes on beside it. Raises Busy."""
+        session.aside = self.device.submit(Job(work, size))
+        return session.aside
 
     async def follow(self, job: Job) -> AsyncIterator[Updates]:
         """Status updates until the job is finished; it stops if nobody follows it any more."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from . import style, views
 from .desk import Desk, Updates, html
 from .form import OWN_SIZE, fields_of, request_of
-from .gallery import groups
+from .gallery import Example, groups
 from .jobs import Job
 from .panel import Panel
 from .picture_tab import DrawTab
@@ -79,21 +79,30 @@ class GalleryTab:
         ]
         if "gallery" in session.kept and not wanted:
             return
-        if wanted and (session.job is None or session.job.finished.is_set()):
-            form = self.panel.first | {"n": 1}
-
-            def work(pipe: Any, job: Job) -> None:
-                for number, (key, entry) in enumerate(wanted):
-                    own = form | {"prompt": entry.prompt, "negative": entry.negative, "seed": entry.seed}
-                    job.step(number, len(wanted), "Gallery")
-                    request = request_of(own, self.desk.model)
-                    drawn = picture(request, self.desk.options.model)(pipe, Job(lambda *_: None)).drawn
-                    self._drawn[key] = (views.upscale(drawn.plain[0], 192), views.upscale(drawn.guided[0], 192))
-
-            job = self.desk.submit(session, work, self.desk.model.steps * len(wanted))
+        before = session.job
+        for number, (key, entry) in enumerate(wanted):
+            if key in self._drawn:  # another visitor's came first
+                continue
+            job = self.desk.submit_aside(
+                session, self._picture(key, entry, number, len(wanted)), self.desk.model.steps
+            )
             async for update in self.desk.follow(job):
-                yield update
+                if session.job is before:  # who draws meanwhile reads of that
+                    yield update
             job.result()
+        if wanted and session.job is before:
             yield self.desk.say("Ready. Choose an entry.")
         session.keep("gallery", True)
         yield {self.gallery: await asyncio.to_thread(self._html, session)}
+
+    def _picture(self, key: str, entry: Example, number: int, total: int) -> Callable[[Any, Job], None]:
+        """Work that draws one entry: a visitor's own picture waits for one of the gallery and not for all."""
+
+        def work(pipe: Any, job: Job) -> None:
+            job.step(number, total, "Gallery")
+            own = self.panel.first | {"n": 1, "prompt": entry.prompt, "negative": entry.negative, "seed": entry.seed}
+            request = request_of(own, self.desk.model)
+            drawn = picture(request, self.desk.options.model)(pipe, Job(lambda *_: None)).drawn
+            self._drawn[key] = (views.upscale(drawn.plain[0], 192), views.upscale(drawn.guided[0], 192))
+
+        return work

@@ -126,6 +126,9 @@ class Page:
         while not self._welcome.finished.is_set():
             await asyncio.sleep(0.05)
         found = self._welcome.result()
+        if session.job is not None:  # drawing already, and that is what they will see
+            yield self.panel.offer_sizes()
+            return
         session.keep("picture", found)
         yield {
             **await asyncio.to_thread(self.draw_tab.show, session, found),

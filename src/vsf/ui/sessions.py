@@ -26,7 +26,8 @@ class Expired(RuntimeError):
 
 @dataclass
 class Session:
-    """One visitor. `kept` holds the last result of each kind ("picture", "compare", ...).
+    """One visitor. `job` is what they asked for, `aside` what the page draws for them meanwhile; `kept` holds the last
+    result of each kind ("picture", "compare", ...).
 
     The files of the result before it stay until the next one: the page may have asked for them a moment ago.
     """
@@ -34,6 +35,7 @@ class Session:
     folder: Path
     used: float = 0.0
     job: Job | None = None
+    aside: Job | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     _shown: dict[str, Path] = field(default_factory=dict)
     _replaced: dict[str, Path] = field(default_factory=dict)
@@ -88,12 +90,22 @@ class Session:
         with self._lock:
             return self._closed or self._shown.get(kind) is not base
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is at work for this visitor."""
+        return all(job is None or job.finished.is_set() for job in (self.job, self.aside))
+
+    def stop(self) -> None:
+        """Ask what is at work to stop."""
+        for job in (self.job, self.aside):
+            if job is not None:
+                job.cancel()
+
     def close(self) -> None:
         """The visitor is gone: the job stops, the files go, and no more are written."""
         with self._lock:
             self._closed = True
-        if self.job is not None:
-            self.job.cancel()
+        self.stop()
         self.kept.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -118,8 +130,7 @@ class Sessions:
             session.used = now
             # Those who have nothing to lose go first, then the oldest.
             for key, old in sorted(self._known.items(), key=lambda item: bool(item[1].kept)):
-                idle = old.job is None or old.job.finished.is_set()
-                if (len(self._known) >= self._most or now - old.used > self._age) and idle:
+                if (len(self._known) >= self._most or now - old.used > self._age) and old.idle:
                     gone.append(self._known.pop(key))
             self._known[session_hash] = session
         for old in gone:
