@@ -21,7 +21,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.resources import files
@@ -199,6 +199,10 @@ class CaseSet:
         if name not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
         return tuple(case for case in self.cases if case.split == name)
+
+    def moved(self, name: str) -> CaseSet:
+        """The same cases, asked of another demo world that has the same words."""
+        return replace(self, name=name, cases=tuple(replace(case, world=name) for case in self.cases))
 
     @property
     def world(self) -> str:
@@ -378,7 +382,9 @@ def load_cases(name_or_path: str | os.PathLike[str]) -> CaseSet:
     if isinstance(name_or_path, str) and name in SETS:
         return _read((files("vsf.bench") / "sets" / f"{name}.jsonl").read_bytes(), name_or_path)
     if name_or_path in WORLDS:
-        return load_cases(world(str(name_or_path)).cases)
+        of = str(name_or_path)
+        cases = load_cases(world(of).cases)
+        return cases if cases.world == of else cases.moved(of)
     path = Path(name_or_path)
     if not path.is_file():
         also = ", ".join(name for name in SETS if name not in LATEST.values())

@@ -21,7 +21,7 @@ __all__ = ["FIRST", "PAD", "UNKNOWN", "WORLDS", "HeldOut", "OracleError", "World
 PAD, UNKNOWN = "<pad>", "<unk>"
 
 #: The records of the worlds, by name.
-WORLDS: Table[World] = Table("world", {"pictures": "vsf.demo.pictures:WORLD"})
+WORLDS: Table[World] = Table("world", {"pictures": "vsf.demo.pictures:WORLD", "clips": "vsf.demo.clips:WORLD"})
 #: The world where none is named.
 FIRST = "pictures"
 

@@ -24,6 +24,7 @@ _SKY_GROUND: dict[str, tuple[RGB, RGB, RGB, RGB]] = {  # sky top and bottom, gro
     "room": ((206, 190, 210), (222, 208, 222), (196, 160, 128), (176, 138, 106)),
 }
 HORIZONS = 4
+BASE = 0.94  # where objects stand, in object units
 
 
 def _ramp(top: RGB, bottom: RGB, count: int) -> np.ndarray:
@@ -79,7 +80,26 @@ def backdrop(background: str, n: int, variant: int) -> tuple[Image.Image, RGB]:
     return image, mix(ground1 if background != "sea" else (214, 190, 146), (20, 16, 50), 0.3)
 
 
-def _record(scene: Scene, jitter: Sequence[float]) -> list[Shape]:
+class Still:
+    """Where everything is at one moment of a scene. Here nothing moves; see `vsf.demo.clips`."""
+
+    def place(self, name: str, frame: Placement) -> Placement:
+        """Where the object stands."""
+        return frame
+
+    def part(self, name: str, shapes: list[Shape], anchor: Anchor) -> list[Shape]:
+        """The shapes of a part that was drawn at an anchor."""
+        return shapes
+
+    def whole(self, name: str, shapes: list[Shape]) -> list[Shape]:
+        """The shapes of an object with its parts."""
+        return shapes
+
+
+STILL = Still()
+
+
+def _record(scene: Scene, jitter: Sequence[float], moment: Still) -> list[Shape]:
     """The shapes of an object with its parts, back to front."""
     assert scene.object is not None
     body = Pen()
@@ -90,13 +110,14 @@ def _record(scene: Scene, jitter: Sequence[float]) -> list[Shape]:
         anchor = anchors.get(slot) or anchors.get("front") or anchors["top"]
         pen = Pen()
         DRAW_PART[part](pen, anchor)
+        shapes = moment.part(part, pen.shapes, anchor)
         if part == "wings" and anchor.h:  # a plane's far wing lies behind its body
-            half = len(pen.shapes) // 2
-            behind.shapes += pen.shapes[:half]
-            front.shapes += pen.shapes[half:]
+            half = len(shapes) // 2
+            behind.shapes += shapes[:half]
+            front.shapes += shapes[half:]
         else:
-            (behind if part in BEHIND else front).shapes += pen.shapes
-    return behind.shapes + body.shapes + front.shapes
+            (behind if part in BEHIND else front).shapes += shapes
+    return moment.whole(scene.object, behind.shapes + body.shapes + front.shapes)
 
 
 def _bounds(shapes: Sequence[Shape]) -> tuple[float, float, float, float]:
@@ -105,12 +126,13 @@ def _bounds(shapes: Sequence[Shape]) -> tuple[float, float, float, float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def render(scene: Scene, size: int = 64) -> np.ndarray:
+def render(scene: Scene, size: int = 64, moment: Still = STILL) -> np.ndarray:
     """Draw a scene, anti-aliased by 4x supersampling (2x above 256 pixels).
 
     Args:
         scene: what to draw.
         size: side of the picture in pixels, at least 16.
+        moment: where everything is.
 
     Returns:
         uint8 array [size, size, 3].
@@ -137,23 +159,21 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     jobs: list[tuple[Placement, list[Shape]]] = []
     if scene.object is not None:
-        frame = Placement(cx, cy, flip * scale * aspect, scale)
-        base = 0.94
+        frame = moment.place(scene.object, Placement(cx, cy, flip * scale * aspect, scale))
         half = 0.6 if scene.object in ("flower", "tree") else 0.96
-        draw.ellipse(
-            (cx - half * scale, cy + (base - 0.1) * scale, cx + half * scale, cy + (base + 0.1) * scale),
-            fill=shadow,
-        )
-        jobs.append((frame, _record(scene, jitter)))
+        x, dx, y, dy = frame.cx, half * frame.sy, cy + BASE * scale, 0.1 * scale
+        draw.ellipse((x - dx, y - dy, x + dx, y + dy), fill=shadow)
+        jobs.append((frame, _record(scene, jitter, moment)))
     else:
         cell = 1.0 / len(scene.parts)
         for i, part in enumerate(scene.parts):
-            pen = Pen()
-            DRAW_PART[part](pen, ALONE.get(part, Anchor(0, 0, 0.8)))
+            pen, anchor = Pen(), ALONE.get(part, Anchor(0, 0, 0.8))
+            DRAW_PART[part](pen, anchor)
             x0, y0, x1, y1 = _bounds(pen.shapes)
             s = min(2 * scale * cell / (x1 - x0), 2 * scale / (y1 - y0), 1.6 * scale)
             x = cx + ((i + 0.5) * cell - 0.5) * n
-            jobs.append((Placement(x - flip * s * (x0 + x1) / 2, cy - s * (y0 + y1) / 2, flip * s, s), pen.shapes))
+            where = Placement(x - flip * s * (x0 + x1) / 2, cy - s * (y0 + y1) / 2, flip * s, s)
+            jobs.append((where, moment.part(part, pen.shapes, anchor)))
     for frame, shapes in jobs:
         paint(draw, shapes, frame, scene.style, n)
     return np.asarray(image.reduce(factor))
@@ -171,24 +191,25 @@ def paint(draw: ImageDraw.ImageDraw, shapes: Sequence[Shape], frame: Placement, 
         draw_shape(draw, shape, frame, shape.color, 0.0)
 
 
-def part_mask(scene: Scene, size: int = 64) -> np.ndarray:
+def part_mask(scene: Scene, size: int = 64, moment: Still = STILL) -> np.ndarray:
     """Pixels that change when one of the object's typical parts, or one of the drawn parts, is toggled.
 
     Args:
         scene: what is drawn.
         size: side of the picture in pixels, at least 16.
+        moment: where everything is.
 
     Returns:
         bool array [size, size].
     """
-    picture = render(scene, size)
+    picture = render(scene, size, moment)
     if scene.object is None:
         # Parts alone are laid out together, so none can be taken away in place.
         others = [background_only(scene, size)]
     else:
         toggled = [{part} ^ set(scene.parts) for part in {*TYPICAL[scene.object], *scene.parts}]
         # Where two parts overlap in one colour only taking away both shows: compare with no part, too.
-        others = [render(replace(scene, parts=tuple(sorted(parts))), size) for parts in (*toggled, set())]
+        others = [render(replace(scene, parts=tuple(sorted(parts))), size, moment) for parts in (*toggled, set())]
     mask = np.zeros((size, size), dtype=bool)
     for other in others:
         mask |= (picture != other).any(axis=2)
