@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,7 @@ ITEMS = st.lists(WHOLE | TIMED, max_size=4)
 
 
 @given(ITEMS)
+@example([Item("1", 1.0, 0.0, 0.5)])
 def test_what_is_written_is_read(items: list[Item]) -> None:
     assert parse_negative(format_negative(items)) == items
 

@@ -256,9 +256,11 @@ def format_negative(items: Sequence[Item]) -> str:
             )
         text = item.text.strip()
         colon = ": " if text[-1].isdecimal() else ":"
-        word = _escaped(text) + (f"{colon}{_number(item.weight)}" if item.weight != 1 or explicit else "")
+        # A number alone in brackets would be read as a weight at the wrong place.
+        weighed = item.weight != 1 or (item.timed and re.fullmatch(_NUMBER, text) is not None)
+        word = _escaped(text) + (f"{colon}{_number(item.weight)}" if weighed or explicit else "")
         if item.timed:
-            word = f"({word}):" if item.weight != 1 else word + colon
+            word = f"({word}):" if weighed else word + colon
             word = f"[{word}{_number(item.start)},{_number(item.stop)}]"
         words.append(word)
         explicit = False

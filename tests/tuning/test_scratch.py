@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_it_ends_the_same_and_judges(pictures, tmp_path)
         same(torch.tensor(p), torch.tensor(x).sigmoid(), rounding(judge.net) * 10)
 
 
-def test_pictures_of_another_recipe_are_refused(pictures, tmp_path):
+def test_pictures_of_another_recipe_are_refused(scratch, pictures, tmp_path):
     other = replace(RECIPE, data=replace(RECIPE.data, test=("face",)))
     with pytest.raises(ValueError, match="pictures of another recipe"):
         Scratch(other, tmp_path / "run", pictures)
