@@ -19,8 +19,12 @@ if "VSF_TEST_SHIFT" in os.environ:
     shifting.install(os.environ["VSF_TEST_SHIFT"])
 
 
-# Nothing fails because an example took long: hypothesis allows 200 ms for one, unless told otherwise.
-hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# Nothing fails because an example took long: hypothesis allows 200 ms for one, unless told otherwise. The same examples
+# everywhere; --hypothesis-profile=search looks for new ones.
+for name, more in {"patient": {"derandomize": True}, "search": {"max_examples": 5000}}.items():
+    hypothesis.settings.register_profile(
+        name, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], **more
+    )
 hypothesis.settings.load_profile("patient")
 
 
