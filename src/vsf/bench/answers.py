@@ -32,6 +32,8 @@ VERSION = 1
 _COLUMNS = (
     "run", "point", "case", "seed", "negative", "status", "answer_1", "answer_2", "quality", "kept", "identity", "reason",
 )  # fmt: skip
+_OF_CLIPS = ("flicker", "motion", "ends")
+"""Columns behind the others, in files about clips alone."""
 _MADE = (
     "weights", "pipeline", "revision", "commit", "dtype", "device", "hardware", "threads", "versions", "git", "size",
 )  # fmt: skip
@@ -109,9 +111,11 @@ def write_answers(path: str | Path, runs: Sequence[Run], judge: str) -> None:
     text = StringIO()
     text.write("# " + json.dumps(plain(head), allow_nan=False) + "\n")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for name, run in zip(names, runs, strict=True):
-        table.writerows(_row(name, answer) for answer in run.judged(judge))
+    said = [(name, answer) for name, run in zip(names, runs, strict=True) for answer in run.judged(judge)]
+    clips = any(answer.motion is not None for _, answer in said)
+    columns = (*_COLUMNS, *_OF_CLIPS) if clips else _COLUMNS
+    table.writerow(columns)
+    table.writerows(_row(name, answer, columns) for name, answer in said)
     write_whole(path, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
@@ -121,7 +125,7 @@ def _made(run: Run) -> dict[str, Any]:
     return {name: values[0] for name, values in found.items() if values and all(v == values[0] for v in values)}
 
 
-def _row(run: str, answer: Answer) -> list[Any]:
+def _row(run: str, answer: Answer, columns: Sequence[str]) -> list[Any]:
     unit, given = Unit.parse(answer.unit), asdict(answer)
     yes_no = {name: None if given[name] is None else int(given[name]) for name in _YES_NO}
     row = {
@@ -133,7 +137,7 @@ def _row(run: str, answer: Answer) -> list[Any]:
         "seed": unit.seed,
         "negative": unit.kind,
     }
-    return ["" if row[name] is None else row[name] for name in _COLUMNS]
+    return ["" if row[name] is None else row[name] for name in columns]
 
 
 def read_answers(path: str | Path, only: Sequence[str] = ()) -> list[Run]:
@@ -175,5 +179,6 @@ def _runs(head: Mapping[str, Any]) -> Iterator[_Stored]:
 def _answer(row: Mapping[str, str]) -> Answer:
     given: dict[str, Any] = {name: None if row[name] == "" else bool(int(row[name])) for name in _YES_NO}
     given |= {name: None if row[name] == "" else float(row[name]) for name in _SHARES}
+    given |= {name: float(row[name]) for name in _OF_CLIPS if row.get(name)}
     unit = Unit(row["point"], row["case"], int(row["seed"]), row["negative"])  # type: ignore[arg-type]
     return Answer(unit.id, row["status"], reason=row.get("reason") or None, **given)  # type: ignore[arg-type]

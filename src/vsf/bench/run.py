@@ -213,6 +213,9 @@ class Answer:
         quality: 0 to 1.
         kept: share (0 to 1) of the object's other parts that are still there; None where a case names none.
         identity: is it still that object, whatever its colour or setting? None where the judge was not asked.
+        flicker: of a clip, share of its changes of frame at which the verdict on the negative changes.
+        motion: of a clip, mean change of a pixel from frame to frame, 0 to 1.
+        ends: of a clip, quality of the first or the last frame, the worse, minus that of the middle one.
         details: whatever else is worth keeping: reasoning, probabilities, request ids, tokens.
     """
 
@@ -223,6 +226,9 @@ class Answer:
     quality: float | None = None
     kept: float | None = None
     identity: bool | None = None
+    flicker: float | None = None
+    motion: float | None = None
+    ends: float | None = None
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 

@@ -63,6 +63,10 @@ METRICS: dict[str, Metric] = {
         Metric("intact", "intact", "with the unrelated negative: object there, part there, quality above the threshold"),
         Metric("balanced", "balanced", "half of joint plus half of intact; settings are chosen by it"),
         Metric("complete", "joint, parts kept", "joint, and all of the object's other parts are still there"),
+        Metric("flicker", "flicker", "clips: share of changes of frame at which the verdict on the part changes", more=-1),
+        Metric("motion", "motion kept", "clips: how much moves, as a share of what moves without guidance, at most 1"),
+        Metric("ends", "ends", "clips: quality of the first or the last frame, the worse, minus that of the middle one",
+               bounds=(-1.0, 1.0)),
     )
 }  # fmt: skip
 """Every figure by its name, in the order of tables: the three published ones, then the controls."""
@@ -109,7 +113,7 @@ def _value(
     answer = other if metric == "negative_unrelated" else true
     field = {
         "positive": "answer_1", "negative": "answer_2", "negative_unrelated": "answer_2", "quality": "quality",
-        "retention": "kept", "identity": "identity",
+        "retention": "kept", "identity": "identity", "flicker": "flicker", "motion": "motion", "ends": "ends",
     }[metric]  # fmt: skip
     value = None if answer is None else getattr(answer, field)
     return None if value is None else float(value)
@@ -291,9 +295,17 @@ class Results:
         for case, seed in dict.fromkeys((case, seed) for case, seed, _ in self.answers[point]):
             alone = metric == "complete" and not kept(self.cases[case])
             value = _value(metric, *self.pair(point, case, seed), self.threshold, alone)
+            if metric == "motion":
+                value = self._motion_kept(value, case, seed)
             if value is not None:
                 found[case, seed] = value
         return found
+
+    def _motion_kept(self, motion: float | None, case: str, seed: int) -> float | None:
+        """Of the motion of the same clip without guidance; None where there is no such clip, or nothing moves in it."""
+        plain = next((name for name, point in self.points.items() if point.method == "none"), None)
+        answer = None if plain is None else self.answers[plain].get((case, seed, "true"))
+        return None if motion is None or answer is None or not answer.motion else min(1.0, motion / answer.motion)
 
     def clusters(self, keys: Iterable[CaseSeed]) -> list[str]:
         """The cluster of each (case, seed)."""

@@ -58,6 +58,24 @@ def read_picture(file: Path | BinaryIO, any_format: bool = False) -> Image.Image
     return pixels
 
 
+def read_clip(file: Path, count: int) -> list[Image.Image]:
+    """The `count` frames of a GIF in RGB; equal frames in a row are one in the file, and last longer. Raises
+    PictureError."""
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(file, formats=("GIF",)) as video:
+            shown = [(frame.convert("RGB"), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(video)]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"the clip cannot be read ({type(error).__name__})") from error
+    whole = sum(duration for _, duration in shown)
+    times = [1] * count if len(shown) == count else [round(count * lasts / (whole or 1)) for _, lasts in shown]
+    frames = [frame for (frame, _), n in zip(shown, times, strict=True) for _ in range(n)]
+    if len(frames) != count:
+        raise PictureError(f"the clip cannot be read ({len(shown)} frames for {count})")
+    return frames
+
+
 def png_of(pixels: Image.Image) -> bytes:
     """A picture as a PNG with nothing in it but the pixels: equal pictures give equal bytes."""
     buffer = BytesIO()
@@ -75,6 +93,7 @@ class Exhibit:
         image: its file, which names the point and may carry settings. Not for the judge's eyes.
         case: what is asked.
         kept: the object's other parts, which must still be there; may be empty.
+        frames: of the clip whose middle frame `image` is, and which lies beside it as a GIF; 1 for a picture.
     """
 
     id: str
@@ -82,10 +101,15 @@ class Exhibit:
     image: Path
     case: Case
     kept: tuple[str, ...] = ()
+    frames: int = 1
 
     def picture(self) -> Image.Image:
         """The picture in RGB, without anything that its file says beside the pixels. Raises PictureError."""
         return read_picture(self.image)
+
+    def clip(self) -> list[Image.Image]:
+        """All frames in RGB, in order; of a picture, the one. Raises PictureError."""
+        return [self.picture()] if self.frames == 1 else read_clip(self.image.with_suffix(".gif"), self.frames)
 
     def png(self) -> bytes:
         """The picture as a PNG with nothing in it but the pixels: equal pictures give equal bytes. Raises
@@ -202,6 +226,7 @@ def exhibits(run: Run, units: Iterable[Unit], seed: int = 0) -> list[Exhibit]:
             image=run.image(unit),
             case=run.case[unit.case],
             kept=kept_parts(run.case[unit.case]),
+            frames=(run.records.get(unit.id).get("video") or {}).get("frames", 1),
         )
         for unit in sorted(units, key=lambda unit: _order(seed, unit.id))
     ]

@@ -108,8 +108,8 @@ class MetricJudge:
         self._about = {"oracle_sha256": oracle.fingerprint, "threshold": oracle.threshold}
 
         def scores(items: Sequence[Exhibit]) -> _Scored:
-            for item, reading, i in readings(oracle, items):
-                quality = reading if isinstance(reading, str) else float(reading.quality[i])
+            for item, reading, at in readings(oracle, items):
+                quality = reading if isinstance(reading, str) else float(reading.quality[at].mean())
                 yield item, quality, quality if isinstance(quality, float) else 0.0
 
         return scores

@@ -30,13 +30,16 @@ class OracleJudge:
     the object's other typical parts that are there (`kept`), the object whatever its colour (`identity`), and the
     distance to clean renders (`quality`, 0.5 at their edge; `about()["threshold"]` is where a picture counts as whole).
 
+    Of a clip it reads every frame: object and colour must be there in all of them and the part gone from all of them;
+    `kept` and `quality` are means over them; `flicker`, `motion` and `ends` say how they follow each other.
+
     `oracle` is another than the shipped one, or its folder.
 
     Raises:
         JudgeError: its weights are missing or damaged.
     """
 
-    gives: ClassVar = ("answer_1", "answer_2", "quality", "kept", "identity")
+    gives: ClassVar = ("answer_1", "answer_2", "quality", "kept", "identity", "flicker", "motion", "ends")
 
     oracle: Any = None
     world: str | None = option("the demo world (default: that of the cases)", None)
@@ -69,8 +72,8 @@ class OracleJudge:
                 yield item.not_judged(why)
             else:
                 known.append(item)
-        for item, reading, i in readings(self.oracle, known):
-            yield item.not_judged(reading) if isinstance(reading, str) else self._answer(item, reading, i)
+        for item, reading, at in readings(self.oracle, known):
+            yield item.not_judged(reading) if isinstance(reading, str) else self._answer(item, reading, at)
 
     def answer(self, picture: Image.Image, question: str, *, asks: str = "other", item: str = "") -> float | None:
         """P(yes) by `asks` and `item` alone: a part of its world, or an object, after its colour if that is asked, too
@@ -92,21 +95,36 @@ class OracleJudge:
         there = float(reading.object_probs[0, self._of.objects.index(name)])
         return there * (float(reading.color_probs[0, self._of.colors.index(color)]) if color else 1.0)
 
-    def _answer(self, item: Exhibit, reading: Any, i: int) -> Answer:
+    def _answer(self, item: Exhibit, reading: Any, at: slice) -> Answer:
+        import numpy as np
+
         case = item.case
         assert case.part is not None
-        identity = reading.objects[i] == case.object
-        parts = {
-            name: round(float(reading.part(name)[i]), 4) for name in (case.part, *item.kept) if name in self._of.parts
-        }
-        others = [bool(reading.has(name)[i]) for name in item.kept if name in parts]
+        objects, colors = reading.objects[at], reading.colors[at]
+        identity = all(name == case.object for name in objects)
+        names = [name for name in (case.part, *item.kept) if name in self._of.parts]
+        others = [float(np.mean(reading.has(name)[at])) for name in item.kept if name in names]
+        there, quality = reading.has(case.part)[at], reading.quality[at]
+        parts = {name: [round(float(p), 4) for p in reading.part(name)[at]] for name in names}
+        details: dict[str, Any] = {"object": objects, "color": colors, "parts": parts}
+        clip: dict[str, float] = {}
+        if item.frames == 1:
+            details = {"object": objects[0], "color": colors[0], "parts": {name: p[0] for name, p in parts.items()}}
+        else:
+            pixels = np.stack([np.asarray(frame, np.float32) for frame in item.clip()]) / 255
+            clip = {
+                "flicker": float(np.mean(there[1:] != there[:-1])),
+                "motion": round(float(np.abs(np.diff(pixels, axis=0)).mean()), 6),
+                "ends": round(float(min(quality[0], quality[-1]) - quality[len(quality) // 2]), 6),
+            }
         return item.judged(
-            answer_1=identity and (case.color is None or reading.colors[i] == case.color),
-            answer_2=not reading.has(case.part)[i],
-            quality=round(float(reading.quality[i]), 6),
+            answer_1=identity and (case.color is None or all(color == case.color for color in colors)),
+            answer_2=not there.any(),
+            quality=round(float(quality.mean()), 6),
             kept=sum(others) / len(others) if others else None,
             identity=identity,
-            details={"object": reading.objects[i], "color": reading.colors[i], "parts": parts},
+            details=details,
+            **clip,
         )
 
 
@@ -126,22 +144,24 @@ def load(of: World, folder: str | Path | None = None) -> Any:
         raise JudgeError(str(error)) from error
 
 
-def readings(oracle: Any, items: Sequence[Exhibit]) -> Iterator[tuple[Exhibit, Any, int]]:
-    """Each item with a reading and its row in it, or with why there is none, a text."""
+def readings(oracle: Any, items: Sequence[Exhibit]) -> Iterator[tuple[Exhibit, Any, slice]]:
+    """Each item with a reading and the rows of its frames in it, or with why there is none, a text."""
     import numpy as np
 
     for start in range(0, len(items), _GROUP):
         by_size: dict[tuple[int, ...], list[tuple[Exhibit, Any]]] = {}
         for item in items[start : start + _GROUP]:
             try:
-                pixels = np.asarray(item.picture())
+                frames = np.stack([np.asarray(frame) for frame in item.clip()])
             except PictureError as error:
-                yield item, str(error), 0
+                yield item, str(error), slice(0)
                 continue
-            by_size.setdefault(pixels.shape, []).append((item, pixels))
+            by_size.setdefault(frames.shape[1:], []).append((item, frames))
         for group in by_size.values():
             # The number of pictures in a group changes the last bits of what is read. An answer is to depend on its
             # own picture only, also when judging was interrupted: so every group has the same size.
-            pixels = np.stack([group[i % len(group)][1] for i in range(_GROUP)])
-            reading = oracle.read(pixels, batch=_GROUP)
-            yield from ((item, reading, i) for i, (item, _) in enumerate(group))
+            pixels = np.concatenate([frames for _, frames in group])
+            reading = oracle.read(pixels[np.arange(-(-len(pixels) // _GROUP) * _GROUP) % len(pixels)], batch=_GROUP)
+            ends = np.cumsum([len(frames) for _, frames in group]).tolist()
+            for (item, frames), end in zip(group, ends, strict=True):
+                yield item, reading, slice(end - len(frames), end)
