@@ -4,7 +4,7 @@ The nodes need the part of the vsf package that is plain torch. Installing the w
 newer transformers into ComfyUI's environment; this puts that part into the folder instead.
 
 With the address of the public repository, what the registry of nodes wants to know of it is written into the folder's
-pyproject.toml.
+pyproject.toml, and into its README where that names it or points out of the folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ PARTS = ("__init__.py", "grammar.py", "prompt.py", "core", "guidance")
 SKIPPED = shutil.ignore_patterns("__pycache__", "vendor")
 
 
+#: What stands in README.md for the address of the repository, which only who publishes it knows.
+ADDRESS = "URL-OF-THE-PROJECT"
 #: Appended to pyproject.toml, whose last table is [tool.comfy].
 REGISTRY = """Icon = "{raw}/icon.png"
 Banner = "{raw}/banner.png"
@@ -49,6 +51,9 @@ def bundle(destination: Path, repository: str = "") -> Path:
         raw = repository.replace("https://github.com/", "https://raw.githubusercontent.com/") + "/HEAD/comfyui/images"
         with (destination / "pyproject.toml").open("a") as file:
             file.write(REGISTRY.format(raw=raw, repository=repository))
+        readme = destination / "README.md"
+        text = readme.read_text().replace(ADDRESS, repository).replace("](../", f"]({repository}/blob/HEAD/")
+        readme.write_text(text)
     return destination
 
 

@@ -1,25 +1,30 @@
 """Which of ComfyUI's models can be guided: where text meets the image in each, and what else has to know of it.
 
-Read in ComfyUI 0.3.64 and 0.33.0. In every joint model there the text stands in front of the image, `[text, image]`, so
-the negative is put in front of the prompt and everything behind it stays one piece.
+Read in ComfyUI 0.3.64 and 0.33.0. In joint models the text stands in front of the image, `[text, image]`, so the negative
+is put in front of the prompt and everything behind it stays one piece. HiDream, ERNIE-Image, and HunyuanVideo in 0.3.64
+have it the other way round: `[image, prompt, negative]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
 
+from .streams import (
+    ernie_stream,
+    hidream_stream,
+    lumina_stream,
+    mixed_stream,
+    nothing,
+    numbered,
+    two_texts,
+    wan_grid,
+)
+
 __all__ = ["FAMILIES", "Family", "check_encoder", "family_of", "supported"]
-
-
-@contextmanager
-def _nothing(model: Any, pass_: Any) -> Iterator[None]:
-    yield
 
 
 def _wan_before(model: Any, given: Mapping[str, Any]) -> None:
@@ -57,10 +62,20 @@ class Family:
     models: tuple[str, ...]
     geometry: Literal["joint", "cross", "unet"]
     blocks: Callable[[Any], int]
-    taps: Callable[[Any, Any], Any] = _nothing
+    taps: Callable[[Any, Any], Any] = nothing
     late: bool = False
-    #: What becomes of a padded negative: `prepare(base model, tokens [M, N, W], {"noise": the latent})`.
-    prepare: Callable[[Any, torch.Tensor, Mapping[str, Any]], torch.Tensor] = lambda base, tokens, given: tokens
+    #: What becomes of a padded negative: `prepare(base model, tokens [M, N, W], its conditioning's options, the latent)`.
+    prepare: Callable[[Any, torch.Tensor, Mapping[str, Any], torch.Tensor], torch.Tensor] = lambda base, tokens, *_: (
+        tokens
+    )
+    #: Where an unpadded negative is prepared as well: how many tokens of what comes out are the text's (None: all).
+    real: Callable[[torch.Tensor, Mapping[str, Any]], int | None] | None = None
+    #: Whether its text passes through attention of its own before it meets the image; then the taps say where that is.
+    refines: bool = False
+    #: The texts that the model reads, each with a negative of its own if so wished: the picture's comes first.
+    streams: tuple[str, ...] = ("video",)
+    #: Whether the text stands in front of the image.
+    text_first: Callable[[Any], bool] = lambda model: True
     #: Whether the model attends to prompt tokens that the encoder's mask leaves out.
     sees_pads: bool = False
     #: Raises where the arguments of a forward pass do not allow guidance.
@@ -90,105 +105,50 @@ def _sd3_unfit(model: Any) -> str | None:
     return "it has register tokens" if getattr(model, "register_length", 0) else None
 
 
-@contextmanager
-def _numbered(model: Any, pass_: Any) -> Iterator[None]:
-    """Where text tokens are numbered, give the prompt its own numbers, and the negative those it had as the prompt.
+#: What text encoders say to a model about their tokens: LTX-2's that they have not been through its connectors yet; Anima's
+#: which tokens of another tokenizer they stand for, of which the model makes its text.
+NOTES = ("unprocessed_ltxav_embeds", "t5xxl_ids", "t5xxl_weights")
 
-    What the ids of this very pass say decides, not the model's name: Flux.1 gives all of its text position 0 (then this
-    changes nothing), Flux2, Ovis, Qwen-Image and later Radiance count from the first token, and LongCat moves the image
-    behind the text as well. A prompt that is padded in front (Flux2 does, up to 512) ends where all prompts end, and so
-    does the negative.
+
+def _as_a_prompt(base: Any, tokens: torch.Tensor, extra: Mapping[str, Any], noise: torch.Tensor) -> torch.Tensor:
+    """The negative `[M, N, W]` as ComfyUI's own model would hand it on as a prompt.
+
+    Flux2 pads it in front. LTX-2 runs it through its connectors, which put learned registers behind it, Anima through an
+    adapter, which puts zeros behind it.
     """
-
-    def reorder(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        ids, frame = args[0], pass_.frame  # [B, negative + copy + prompt + image, axes]
-        n, p = frame.n_neg, frame.n_pos
-        own, image = ids[:, : n + p], ids[:, n + p :]
-        if not image.shape[1]:
-            raise ValueError(f"{type(model).__name__} places its text apart from the image; it cannot be guided")
-        step = own[:, 1:2] - own[:, :1]
-        behind = (step != 0) & (image[:, :1] == n + p)
-        image = image - n * behind.to(image)
-        first = p - n if pass_.padded_in_front or bool(behind.any()) else 0
-        count = partial(torch.arange, device=ids.device)
-        prompt = p - frame.n_copy
-        place = torch.cat([count(first, first + n), count(prompt, p), count(prompt)])
-        text = own[:, place] if first >= 0 else own[:, :1] + place[None, :, None].to(ids) * step
-        return (torch.cat([text, image], 1), *args[1:])
-
-    handle = model.pe_embedder.register_forward_pre_hook(reorder)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _as_a_prompt(base: Any, tokens: torch.Tensor, given: Mapping[str, Any]) -> torch.Tensor:
-    """The negative `[M, N, W]` as ComfyUI's own model would hand it on as a prompt (Flux2 pads it in front)."""
-    made = base.extra_conds(cross_attn=tokens, pooled_output=None, device=tokens.device, **given)
+    notes = {name: extra[name] for name in NOTES if name in extra}
+    made = base.extra_conds(cross_attn=tokens, pooled_output=None, device=tokens.device, noise=noise, **notes)
     return made["c_crossattn"].cond
+
+
+def _before_registers(tokens: torch.Tensor, extra: Mapping[str, Any]) -> int | None:
+    return tokens.shape[1] if extra.get("unprocessed_ltxav_embeds") else None
+
+
+def _before_zeros(tokens: torch.Tensor, extra: Mapping[str, Any]) -> int | None:
+    return extra["t5xxl_ids"].shape[-1] if "t5xxl_ids" in extra else None
+
+
+def _anima_before(model: Any, given: Mapping[str, Any]) -> None:
+    if given.get("t5xxl_ids") is not None:  # ComfyUI does so outside of inference mode
+        raise ValueError("Anima makes its text inside the model while it is trained; it cannot be guided then")
+
+
+def _krea_unfit(model: Any) -> str | None:
+    return None if hasattr(model, "txtfusion") else "it is another model of that name than Krea 2"
+
+
+def _image_first(model: Any) -> bool:
+    return False
+
+
+def _hunyuan_text_first(model: Any) -> bool:
+    return not getattr(model.double_blocks[0], "flipped_img_txt", False)
 
 
 def _lumina_unfit(model: Any) -> str | None:
     odd = [name for name in ("masked_pad_multiple", "clip_text_pooled_proj") if getattr(model, name, None) is not None]
     return f"it is a variant of Lumina 2 with {' and '.join(odd)}, which these nodes do not know" if odd else None
-
-
-@contextmanager
-def _lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
-    """Lumina 2 and Z-Image refine their prompt by attention of its own first and place the image behind it.
-
-    So the negative goes through the same embedder and refiner on its own, and joins the stream in front of each main
-    layer. The image's positions do not move; the negative's are such that the image is as far away as it would be if
-    the negative were the prompt. Z-Image pads prompts and images to a multiple of 32 with tokens that are seen.
-    """
-    multiple = getattr(model, "pad_tokens_multiple", None) or 1
-    kept: list[torch.Tensor] = []
-
-    def up(n: int) -> int:
-        return -(-n // multiple) * multiple
-
-    def begin(x: torch.Tensor, turns: torch.Tensor) -> None:
-        frame, patch = pass_.frame, model.patch_size
-        frame.n_pos = x.shape[1] - up(-(-pass_.size[0] // patch) * -(-pass_.size[1] // patch))
-        stream = model.cap_embedder(pass_.negative.to(x))
-        n = stream.shape[1]
-        if pass_.guide.method.negative == "padded" and up(n) > n:
-            pads = model.cap_pad_token.to(stream).expand(len(stream), up(n) - n, -1)
-            stream = torch.cat([stream, pads], 1)
-            if frame.neg_bias is not None:
-                frame.neg_bias = frame.neg_bias[..., :1].expand(-1, -1, -1, up(n))
-            frame.n_neg = up(n)
-        ids = torch.zeros(len(turns), stream.shape[1], 3, dtype=torch.float32, device=x.device)
-        # The prompt's first position: 0 in Lumina 2 as ComfyUI 0.3.64 has it, 1 in Z-Image and since.
-        first = 0 if torch.equal(turns[:, :1], model.rope_embedder(ids[:, :1]).movedim(1, 2).to(turns)) else 1
-        ids[..., 0] = torch.arange(stream.shape[1], device=x.device) + first + frame.n_pos - up(n)
-        own = model.rope_embedder(ids).movedim(1, 2).to(turns)
-        for refiner in model.context_refiner:
-            stream = refiner(stream, None, own, transformer_options=pass_.options)
-        kept[:] = [stream, own]
-
-    def join(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, mask, turns, *rest = args  # [B, L, W], [B, L] or None, [B or 1, L, 1, D/2, 2, 2]
-        if not kept:
-            begin(x, turns)
-        x, turns = torch.cat([kept[0].to(x), x], 1), torch.cat([kept[1], turns], 1)
-        pass_.length = x.shape[1]
-        return (x, mask, turns, *rest), kwargs
-
-    def part(layer: Any, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        kept[0] = output[:, : pass_.frame.n_neg]
-        return output[:, pass_.frame.n_neg :]
-
-    handles = []
-    try:
-        for layer in model.layers:
-            handles.append(layer.register_forward_pre_hook(join, with_kwargs=True))
-            handles.append(layer.register_forward_hook(part))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 #: The same T5 is the encoder of several; beside CLIP, whose tokens it does not hand on, it is Flux's.
@@ -216,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
         ("Flux",),
         "joint",
         _dual_and_single,
-        taps=_numbered,
+        taps=numbered,
         prepare=_as_a_prompt,
         sees_pads=True,
         encoders=(*T5, "mistral3_24b", "qwen3_4b", "qwen3_8b", "qwen25_7b", "qwen3_2b"),
@@ -226,7 +186,7 @@ FAMILIES: tuple[Family, ...] = (
         ("Chroma", "ChromaRadiance"),
         "joint",
         _dual_and_single,
-        taps=_numbered,
+        taps=numbered,
         encoders=T5,
     ),
     Family(
@@ -234,7 +194,7 @@ FAMILIES: tuple[Family, ...] = (
         ("QwenImageTransformer2DModel",),
         "joint",
         lambda m: len(m.transformer_blocks),
-        taps=_numbered,
+        taps=numbered,
         encoders=("qwen25_7b",),
     ),
     Family(
@@ -242,22 +202,100 @@ FAMILIES: tuple[Family, ...] = (
         ("NextDiT",),
         "joint",
         lambda m: len(m.layers),
-        taps=_lumina_stream,
+        taps=lumina_stream,
         late=True,
+        refines=True,
         before=_lumina_before,
         encoders=("gemma2_2b", "qwen3_4b"),
         unfit=_lumina_unfit,
     ),
     Family(
-        "Wan 2.1 and 2.2 (text, image, VACE, camera)",
-        ("WanModel", "VaceWanModel", "CameraWanModel"),
+        "OmniGen2",
+        ("OmniGen2Transformer2DModel",),
+        "joint",
+        lambda m: len(m.layers),
+        taps=lumina_stream,
+        late=True,
+        refines=True,
+        encoders=("qwen25_3b",),
+    ),
+    Family(
+        "Krea 2",
+        ("SingleStreamDiT",),
+        "joint",
+        lambda m: len(m.blocks),
+        taps=mixed_stream,
+        refines=True,
+        sees_pads=True,
+        encoders=("qwen3vl_4b",),
+        unfit=_krea_unfit,
+    ),
+    Family(
+        "HiDream I1",
+        ("HiDreamImageTransformer2DModel",),
+        "joint",
+        lambda m: len(m.double_stream_blocks) + len(m.single_stream_blocks),
+        taps=hidream_stream,
+        encoders=("g l llama t5xxl",),
+        text_first=_image_first,
+    ),
+    Family(
+        "ERNIE-Image",
+        ("ErnieImageModel",),
+        "joint",
+        lambda m: len(m.layers),
+        taps=ernie_stream,
+        sees_pads=True,
+        encoders=("ministral3_3b",),
+        text_first=_image_first,
+    ),
+    Family(
+        "HunyuanVideo and 1.5, HunyuanImage 2.1",
+        ("HunyuanVideo",),
+        "joint",
+        _dual_and_single,
+        taps=mixed_stream,
+        refines=True,
+        encoders=("l llama", "qwen25_7b"),
+        text_first=_hunyuan_text_first,
+    ),
+    Family(
+        "Wan 2.1 and 2.2 (text, image, VACE, camera, animate, speech)",
+        ("WanModel", "VaceWanModel", "CameraWanModel", "AnimateWanModel", "WanModel_S2V"),
         "cross",
         lambda m: len(m.blocks) + len(getattr(m, "vace_blocks", ())),
+        taps=wan_grid,
         before=_wan_before,
         encoders=("umt5xxl",),
     ),
     Family("LTX-Video", ("LTXVModel",), "cross", lambda m: len(m.transformer_blocks), encoders=T5),
+    Family(
+        "LTX-2, LTX-2.3",
+        ("LTXAVModel",),
+        "cross",
+        lambda m: 2 * len(m.transformer_blocks),
+        taps=two_texts,
+        prepare=_as_a_prompt,
+        real=_before_registers,
+        streams=("video", "audio"),
+        encoders=("gemma3_12b", "gemma4"),
+    ),
+    Family(
+        "Anima",
+        ("Anima",),
+        "cross",
+        lambda m: len(m.blocks),
+        prepare=_as_a_prompt,
+        real=_before_zeros,
+        before=_anima_before,
+        encoders=("qwen3_06b t5xxl",),
+    ),
 )
+
+#: Models that are asked for and cannot be guided: class name -> why.
+REFUSED = {
+    "HiDreamO1Transformer": "its text comes as token numbers that it embeds itself, not as a conditioning",
+}
 
 
 def supported() -> str:
@@ -272,13 +310,11 @@ def family_of(model: Any) -> Family:
         ValueError: there is none, or this very model cannot be guided; the message names it and lists what can.
     """
     name = type(model).__name__
-    for family in FAMILIES:
-        if name in family.models:
-            reason = family.unfit(model)
-            if reason:
-                raise ValueError(f"{name} cannot be guided: {reason}; supported: {supported()}")
-            return family
-    raise ValueError(f"{name} cannot be guided; supported: {supported()}")
+    found = next((family for family in FAMILIES if name in family.models), None)
+    reason = REFUSED.get(name) if found is None else found.unfit(model)
+    if found is None or reason:
+        raise ValueError(f"{name} cannot be guided{f': {reason}' if reason else ''}; supported: {supported()}")
+    return found
 
 
 def check_encoder(family: Family, encoder: str | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from vsf.core.attention import Attended, additive, attend, log_sum_exp
 from vsf.core.geometry import Frame, cross_attention, joint_attention
 from vsf.guidance import Guidance, blocks_text, knobs
 
-from .families import Family, family_of
-from .maps import POSITIVE, Record
+from .families import FAMILIES, Family, family_of
+from .maps import POSITIVE, Record, latent_size
 from .prompt import Tokens, negative_of
 
 __all__ = ["KEY", "Guide", "guide_model"]
@@ -49,13 +49,24 @@ def _repeats(row: Tensor) -> int:
 class Pass:
     """One guided forward pass."""
 
-    def __init__(self, guide: Guide, frame: Frame, negative: Tensor, size: tuple[int, ...], step: int) -> None:
-        self.guide, self.frame, self.negative, self.size, self.step = guide, frame, negative, size, step
+    def __init__(
+        self, guide: Guide, frames: list[Frame], negative: Tensor, size: tuple[int, ...], step: int,
+        given: Mapping[str, Any], text_first: bool,
+    ) -> None:  # fmt: skip
+        self.guide, self.frames, self.negative, self.size, self.step = guide, frames, negative, size, step
+        self.frame = frames[0]  # of the attention at hand: a model with two texts can have two negatives
+        self.given, self.text_first = given, text_first  # what else the model is given
+        self.n_neg = sum(frame.n_neg for frame in frames)
         self.ids: list[Any] = []  # of the positive conditionings in this pass
         self.options: dict[str, Any] = {}
         self.previous: Callable[..., Tensor] | None = None
         self.length: int | None = None  # of the joint attention
-        self.site = 0
+        # How many tokens in front of the image's grid count as image, and how many there are on the grid (None: the rest).
+        self.beside, self.grid = 0, None
+        self.text_order: Tensor | None = None  # where the text's tokens are to stand behind the image's, if elsewhere
+        self.met = 0  # attentions that were guided
+        self.entered: int | None = None  # attentions that should be, where the modules say so
+        self.site, self.stream = 0, 0  # which of them is at hand, and of which text
         self.text_next = False  # the next attention is the one over the text
         self.self_done = False
         self.padded_in_front = False  # the prompt was, by the model
@@ -85,7 +96,12 @@ class Pass:
             return plain(q, k, v, mask, skip_reshape, skip_output_reshape)
         if not skip_reshape:  # [B, S, H D], and keys and values of SD3 as [B, S, H, D]
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        order = None if self.text_order is None else self._order(q)
+        if order is not None:
+            q, k, v = (x[:, :, order] for x in (q, k, v))
         out = self._guided(q, k, v, self._mask(q, k, mask), self._kernel(func, plain), kwargs.get("scale"))
+        if order is not None:
+            out = out[:, :, order.argsort()]
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
     def attn2_patch(self, n: Tensor, context: Tensor, value: Tensor | None, extra: Any) -> Any:
@@ -110,6 +126,16 @@ class Pass:
 
         return replaced
 
+    def enter(self, site: int, stream: int, *_: Any) -> None:
+        """A module is about to attend to the text of a stream."""
+        self.site, self.stream, self.text_next = site, stream, True
+        self.frame = self.frames[min(stream, len(self.frames) - 1)]
+        self.entered = (self.entered or 0) + 1
+
+    def leave(self, *_: Any) -> None:
+        """It has, or another node did in its place."""
+        self.text_next = False
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _chained(self, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -119,8 +145,8 @@ class Pass:
 
     def _over_text(self, queries: int, keys: int) -> bool:
         """Whether this attention is one where text meets the image."""
-        family, text = self.guide.family, self.frame.n_pos + self.frame.n_neg
-        if family.geometry == "unet":
+        family, text = self.guide.family, self.frame.n_pos + self.n_neg
+        if family.geometry == "unet" or len(family.streams) > 1:
             mine, self.text_next = self.text_next and keys == text, False
             return mine
         if family.geometry == "cross":
@@ -130,9 +156,15 @@ class Pass:
                 self.self_done = not self.self_done
                 return not self.self_done
             return True
-        if self.length is None and not family.late:
+        if self.length is None and not family.refines:
             self.length = keys  # the first attention is joint in all of these
         return queries == keys == self.length and keys > text
+
+    def _order(self, q: Tensor) -> Tensor:
+        """Of the tokens of `[image, text]`, in the order that guidance wants them."""
+        assert self.text_order is not None
+        image = q.shape[2] - len(self.text_order)
+        return torch.cat([torch.arange(image), self.text_order + image]).to(q.device)
 
     def _mask(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor | None:
         """The model's own mask as `[., ., ., keys]`, with the negative visible where the model did not know of it."""
@@ -146,7 +178,7 @@ class Pass:
         missing = k.shape[2] - mask.shape[-1]
         if missing == 0:
             return mask
-        if missing != self.frame.n_neg:
+        if missing != self.n_neg:
             raise ValueError(f"an attention mask over {mask.shape[-1]} tokens for {k.shape[2]}; it cannot be guided")
         joint = self.guide.family.geometry == "joint"
         pad = [missing, 0] if joint else [0, missing]
@@ -168,21 +200,27 @@ class Pass:
     def _guided(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Any, scale: float | None = None
     ) -> Tensor:
-        method, site = self.guide.method, self.site
-        self.site += 1
+        method, site = self.guide.method, self.met if self.entered is None else self.site
+        self.met += 1
         active = method.blocks is None or site in method.blocks
-        record = self._recorder(site) if active and self.guide.record.on else None
+        # The map is of the picture, not of the sound.
+        record = self._recorder(site) if active and self.guide.record.on and self.stream == 0 else None
         frame = self.frame.on(q.device)
         if frame is not self.frame:  # a copy that was made before a tap placed the text
             frame = replace(frame, n_pos=self.frame.n_pos)
         if self.guide.family.geometry == "joint":
-            return joint_attention(frame, q, k, v, mask, scale, active, record, text_first=True, kernel=kernel)
+            return joint_attention(frame, q, k, v, mask, scale, active, record, self.text_first, kernel)
+        if len(self.frames) > 1:  # the negatives of all texts are here, of which this one has its own
+            p, n = frame.n_pos, frame.n_neg
+            start = p + sum(other.n_neg for other in self.frames[: self.stream])
+            k, v = (torch.cat([x[:, :, :p], x[:, :, start : start + n]], 2) for x in (k, v))
+            mask = None if mask is None else torch.cat([mask[..., :p], mask[..., start : start + n]], -1)
         return cross_attention(frame, q, k, v, mask, scale, active, record, kernel=kernel)
 
     def _recorder(self, site: int) -> Callable[[Tensor], None]:
         def record(w: Tensor) -> None:
             rows = self.frame.guided
-            w = w if rows is None else w[rows.flatten().to(w.device)]
+            w = (w if rows is None else w[rows.flatten().to(w.device)])[:, self.beside :][:, : self.grid]
             self.guide.record.add(self.step, site, w, self.ids)
 
         return record
@@ -190,15 +228,20 @@ class Pass:
 
 @dataclass
 class Guide:
-    """What one guidance node puts on its model: the method, and the negative (None: the sampler's own)."""
+    """What one guidance node puts on its model: the method, and the negative (None: the sampler's own).
+
+    `sound` is another negative for the sound, where the model reads a text for it (None: the same).
+    """
 
     method: Guidance
     given: Tokens | None
     family: Family
     sites: int
     record: Record
+    sound: Tokens | None = None
     fresh: bool = True  # no forward pass of this sampling was guided yet
     sampled: Tokens | None = None  # the negative of this sampling
+    made: list[Tokens] = field(default_factory=list)  # the negatives as the model's blocks take them, in this sampling
 
     @property
     def negative(self) -> Tokens:
@@ -221,12 +264,14 @@ class Guide:
         self.record.share.clear()
         self.record.size = ()
         self.record.parts.clear()
+        self.made.clear()
         if self.given is None and not self.method.neutral:
             self.sampled = self._of_sampler(executor.class_obj)
         try:
             return executor(*args, **kwargs)
         finally:
             self.fresh, self.sampled = True, None
+            self.made.clear()
 
     def _of_sampler(self, guider: Any) -> Tokens:
         """The sampler's own negative conditioning; a ControlNet on it is for the sampler's own pass."""
@@ -255,33 +300,39 @@ class Guide:
         if rows is None or self.method.neutral or not self._in_range(options, t, executor.class_obj.model_sampling):
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         text = self._text(c_crossattn)
-        model = executor.class_obj.diffusion_model
-        tokens = self._tokens(text, rows, lambda given: self.family.prepare(executor.class_obj, given, {"noise": x}))
-        frame = self._frame(text, tokens.shape[1], rows)
-        tokens = self.method.embeddings(
-            tokens, {name: value.flatten(1)[..., None] for name, value in frame.knob.items()}
-        )
-        pass_ = Pass(self, frame, tokens, tuple(x.shape[-2:]), self._step(options))
+        base = executor.class_obj
+        model = base.diffusion_model
+        self.family.before(model, kwargs)
+        negatives = self._negatives(base, text, x)
+        frames = [self._frame(text, negative, rows) for negative in negatives]
+        tokens = [
+            self.method.embeddings(
+                negative.tokens[torch.arange(len(rows)) % len(negative.tokens)],  # ComfyUI repeats it in turn, too
+                {name: value.flatten(1)[..., None] for name, value in frame.knob.items()},
+            )
+            for negative, frame in zip(negatives, frames, strict=True)
+        ]
+        front = self.family.text_first(model)
+        pass_ = Pass(self, frames, tokens[0], tuple(x.shape[2:]), self._step(options), kwargs, front)
         pass_.padded_in_front = not bool(text[:, 0].any())
         if self.record.on:
-            self.record.size = self.record.size or tuple(x.shape)
+            self.record.size = self.record.size or latent_size(base, x)
             kinds = options.get("cond_or_uncond") or [POSITIVE]
             ids = options.get("uuids") or [None] * len(kinds)
             pass_.ids = [name for name, kind in zip(ids, kinds, strict=True) if kind == POSITIVE]
-        joint, late = self.family.geometry == "joint", self.family.late
+        joint, late, n = self.family.geometry == "joint", self.family.late, pass_.n_neg
         if joint and self.method.appends:
-            text = torch.cat([text, tokens] if late else [tokens, text], 1)
-            frame.n_copy, frame.n_pos = tokens.shape[1], frame.n_pos + tokens.shape[1]
-            _lengthen(kwargs, tokens.shape[1])
-        if joint and not late:
-            text = torch.cat([tokens, text], 1)
-        elif self.family.geometry == "cross":
-            text = torch.cat([text, tokens], 1)
+            text = torch.cat([text, *tokens] if late else [*tokens, text], 1)
+            pass_.frame.n_copy, pass_.frame.n_pos = n, pass_.frame.n_pos + n
+            _lengthen(kwargs, n, not late)
+        if not (joint and late) and self.family.geometry != "unet":
+            text = torch.cat([*tokens, text] if joint and front else [text, *tokens], 1)
+        if self.family.refines and not late:
+            _lengthen(kwargs, n, front)
         self._install(options, pass_)
-        self.family.before(model, kwargs)
         with self.family.taps(model, pass_):
             out = executor(x, t, c_concat, text, control, options, **kwargs)
-        self._check(pass_.site, options)
+        self._check(pass_, options)
         return out
 
     def _install(self, options: dict[str, Any], pass_: Pass) -> None:
@@ -297,15 +348,16 @@ class Guide:
                 replaced["attn2"] = {key: pass_.attn2_replace(fn) for key, fn in replaced["attn2"].items()}
             options["patches"], options["patches_replace"] = patches, replaced
 
-    def _check(self, sites: int, options: Mapping[str, Any]) -> None:
+    def _check(self, pass_: Pass, options: Mapping[str, Any]) -> None:
         """The first guided pass of a sampling must have met each block: never a silent no-op.
 
         Later passes may skip blocks (caches, skip-layer guidance), and so may nodes that replace whole blocks.
         """
         skipping = bool(options.get("patches_replace", {}).get("dit"))
-        if self.fresh and sites != self.sites and (sites == 0 or not skipping):
+        sites, wanted = pass_.met, pass_.entered or self.sites
+        if self.fresh and sites != wanted and (sites == 0 or not skipping):
             raise RuntimeError(
-                f"{sites} of {self.sites} attention blocks of this model ({self.family.name}) could be guided: another "
+                f"{sites} of {wanted} attention blocks of this model ({self.family.name}) could be guided: another "
                 "node has replaced the others, or this version of ComfyUI runs them without transformer_options. "
                 "Remove that node, or update ComfyUI"
             )
@@ -335,24 +387,39 @@ class Guide:
         return rows if bool(rows.any()) else None
 
     def _text(self, text: Any) -> Tensor:
-        width = self.negative.tokens.shape[-1]
         if not isinstance(text, Tensor) or text.ndim != 3:
             raise ValueError("the positive conditioning holds no text tokens; connect a text encoder's output")
-        if text.shape[-1] != width:
-            raise ValueError(
-                f"the negative conditioning is {width} wide and the positive one {text.shape[-1]}; encode both with the "
-                "same CLIP"
-            )
         return text
 
-    def _tokens(self, text: Tensor, rows: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-        """The negative of each sample `[B, N, W]`; ComfyUI repeats a conditioning in turn over its batch."""
-        given = self.negative.tokens.to(text)
-        if self.method.negative == "padded":
-            given = prepare(given)
-        return given[torch.arange(len(rows)) % len(given)]
+    def _negatives(self, base: Any, text: Tensor, noise: Tensor) -> list[Tokens]:
+        """The negatives as the model's blocks take them, like the prompt `text` `[B, P, W]`: one, or one for each text."""
+        if not self.made or self.made[0].tokens.device != text.device or self.made[0].tokens.dtype != text.dtype:
+            given = [self.negative, *([] if self.sound is None else [self.sound])]
+            self.made[:] = [self._prepared(base, negative, text, noise) for negative in given]
+        for negative in self.made:
+            if negative.tokens.shape[-1] != text.shape[-1]:
+                raise ValueError(
+                    f"the negative conditioning is {negative.tokens.shape[-1]} wide and the positive one {text.shape[-1]}; "
+                    "encode both with the same CLIP"
+                )
+        return self.made
 
-    def _frame(self, text: Tensor, n: int, rows: Tensor) -> Frame:
+    def _prepared(self, base: Any, negative: Tokens, text: Tensor, noise: Tensor) -> Tokens:
+        family, padded = self.family, self.method.negative == "padded"
+        if not padded and family.real is None:
+            return replace(negative, tokens=negative.tokens.to(text))
+        parts = []
+        for tokens, extra, weight in negative.parts:
+            made = family.prepare(base, tokens.to(text), extra, noise).to(text)
+            if not padded and family.real is not None:
+                made = made[:, : family.real(tokens, extra)]
+            if weight is not None and len(weight) != made.shape[1]:  # it is the same for all tokens of an item
+                weight = weight[:1].expand(made.shape[1])
+            parts.append((made, extra, weight))
+        return Tokens.of(parts)
+
+    def _frame(self, text: Tensor, negative: Tokens, rows: Tensor) -> Frame:
+        n = negative.tokens.shape[1]
         device = text.device
         wide = torch.float64 if text.dtype == torch.float64 else torch.float32
         knob = {
@@ -369,19 +436,19 @@ class Guide:
                 times = [_repeats(row) if guided else 1 for row, guided in zip(text, rows.tolist(), strict=True)]
                 shift += torch.tensor(times, dtype=shift.dtype).log()
             bias = shift.to(device, wide).view(-1, 1, 1, 1).expand(-1, 1, 1, n)
-        weight = self.negative.weight
+        weight = negative.weight
         weight = None if weight is None else weight.to(device, wide).view(1, 1, -1, 1)
         guided = None if all_rows else rows.to(device).view(-1, 1, 1, 1)
         return Frame(self.method, text.shape[1], n, knob, bias, None, guided, weight)
 
 
-def _lengthen(kwargs: dict[str, Any], n: int) -> None:
-    """Say to the model that its prompt is n tokens longer."""
+def _lengthen(kwargs: dict[str, Any], n: int, front: bool = False) -> None:
+    """Say to the model that its prompt is n tokens longer, behind or in `front` of it."""
     if isinstance(kwargs.get("num_tokens"), (int, float)):
         kwargs["num_tokens"] += n
     mask = kwargs.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        kwargs["attention_mask"] = F.pad(mask, (0, n), value=1)
+        kwargs["attention_mask"] = F.pad(mask, (n, 0) if front else (0, n), value=1)
 
 
 def _warn_of_merges(model: Any, clone: Any = None) -> None:
@@ -404,13 +471,16 @@ def _warn_of_merges(model: Any, clone: Any = None) -> None:
     model.get_key_patches = get_key_patches
 
 
-def guide_model(model: Any, method: Guidance, conditioning: Any = None, record: bool = False) -> Any:
+def guide_model(
+    model: Any, method: Guidance, conditioning: Any = None, record: bool = False, sound: Any = None
+) -> Any:  # fmt: skip
     """A clone of a ComfyUI MODEL that is guided by `method`; the one given stays as it is.
 
-    Without `conditioning` the negative is that of the sampler which runs the model.
+    Without `conditioning` the negative is that of the sampler which runs the model. With `sound` another one is for the
+    sound of a video.
 
     Raises:
-        ValueError: see `family_of`; the conditioning or the block numbers do not fit, or the model is guided already.
+        ValueError: see `family_of`; a conditioning or the block numbers do not fit, or the model is guided already.
     """
     inner = model.get_model_object("diffusion_model")
     family = family_of(inner)
@@ -421,8 +491,13 @@ def guide_model(model: Any, method: Guidance, conditioning: Any = None, record: 
     sites = family.blocks(inner)
     if method.blocks is not None and max(method.blocks, default=0) >= sites:
         raise ValueError(f"blocks is {blocks_text(method.blocks)}; this model has blocks 0 to {sites - 1}")
-    negative = None if conditioning is None else negative_of(conditioning, method, family)
-    guide = Guide(method, negative, family, sites, Record(record))
+    if sound is not None and len(family.streams) == 1:
+        raise ValueError(
+            f"a negative for the sound was given, but {family.name} reads no text for a sound; models that do: "
+            + "; ".join(other.name for other in FAMILIES if len(other.streams) > 1)
+        )
+    negative, heard = (None if x is None else negative_of(x, method, family) for x in (conditioning, sound))
+    guide = Guide(method, negative, family, sites, Record(record), heard)
     guided = model.clone()
     guided.add_wrapper_with_key("apply_model", KEY, guide.apply_model)
     guided.add_wrapper_with_key("outer_sample", KEY, guide.sample)

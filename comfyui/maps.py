@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsf.core.suppression import Suppression, on_grid
 
-__all__ = ["POSITIVE", "Record", "at_each_point", "draw", "suppression"]
+__all__ = ["POSITIVE", "Record", "at_each_point", "draw", "latent_size", "suppression"]
 
 #: ComfyUI's number for the positive prompt in `cond_or_uncond`.
 POSITIVE = 0
@@ -47,7 +47,7 @@ class Record:
         """Read, as ComfyUI is about to, which conditionings are for which part of the latent `x`."""
         from comfy import samplers  # pyright: ignore[reportMissingImports]
 
-        self.size = tuple(x.shape)
+        self.size = latent_size(model, x)
         self.parts.clear()
         self.sums.clear()
         if len(positive or ()) == 1 and not {"area", "mask"} & set(positive[0]):
@@ -83,6 +83,12 @@ class Record:
             weight += mult
         total, weight = self.sums[step, site]
         self.share[step, site] = (total / weight.clamp_min(1e-37)).flatten(1)
+
+
+def latent_size(model: Any, x: Tensor) -> tuple[int, ...]:
+    """The size of the picture's latent in `x`, which ComfyUI packs with the sound's into one row."""
+    shapes = getattr(model, "latent_shapes", None) or [x.shape]
+    return tuple(x.shape) if len(shapes) == 1 else (x.shape[0], *shapes[0][1:])
 
 
 def at_each_point(w: Tensor, size: tuple[int, ...]) -> Tensor:

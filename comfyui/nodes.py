@@ -95,6 +95,12 @@ TEXT = (
     Input("clip", "CLIP", "the text encoder that encodes the positive prompt too"),
     Input("text", "STRING", "what you do not want; 'wheels:2, chain' weighs its items", "", multiline=True),
 )
+#: Another negative for the sound, of both kinds.
+_SOUND = (
+    "what the sound of a video is not to have, for models that read a text for it (LTX-2); {}: the picture's negative"
+)
+AUDIO_CONDITIONING = Input("audio_negative", "CONDITIONING", _SOUND.format("not connected"), optional=True)
+AUDIO_TEXT = Input("audio_text", "STRING", _SOUND.format("nothing"), "", optional=True, advanced=True)
 GUIDED = (("MODEL", "model", "the guided model; connect it to the sampler, at CFG 1"),)
 NEGATIVE = "negative prompt", "cfg 1", "distilled", "negpip"
 
@@ -116,13 +122,19 @@ def _guidance(cls: type[Guidance], title: str, help: str, aliases: tuple[str, ..
             "nothing = all", "", advanced=True,
         ),
     ]  # fmt: skip
+    inputs.append(AUDIO_TEXT if text else AUDIO_CONDITIONING)
     if cls.has_map:
         inputs.append(Input("record", "BOOLEAN", "keep what VSF Suppression Map draws", False))
 
-    def run(model: Any, negative: Any = None, record: bool = False, **given: Any) -> tuple[Any, ...]:
+    def run(
+        model: Any, negative: Any = None, record: bool = False, audio_negative: Any = None, audio_text: str = "",
+        **given: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
         if text:
-            negative = encode_negative(given.pop("clip"), given.pop("text"))
-        return (guide_model(model, _method(cls, given), negative, record),)
+            clip = given.pop("clip")
+            negative = encode_negative(clip, given.pop("text"))
+            audio_negative = encode_negative(clip, audio_text) if audio_text.strip() else None
+        return (guide_model(model, _method(cls, given), negative, record, audio_negative),)
 
     id = f"VSF{cls.__name__.removeprefix('VSF')}{'Text' if text else ''}Guidance"
     return Node(id, title, help, tuple(inputs), GUIDED, run, (*aliases, *NEGATIVE))

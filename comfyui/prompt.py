@@ -5,7 +5,7 @@ CONDITIONING. Legend: M prompts, N tokens, W text width.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ def real_tokens(tokens: dict[str, Any], length: int) -> torch.Tensor:
     keep = torch.ones(length, dtype=torch.bool)
     clips = [tokens[name] for name in CLIPS if name in tokens]
     others = [name for name in tokens if name not in CLIPS]
-    if not clips or (others and len(clips) < 2):  # Flux and others take CLIP's pooled output only
+    if not clips or "llama" in others or (others and len(clips) < 2):  # Flux and others take CLIP's pooled output only
         return keep
     at = 0
     for chunk in zip(*clips, strict=False):
@@ -147,10 +147,24 @@ def _end(chunk: list[Any]) -> int:
 
 @dataclass
 class Tokens:
-    """The negative prompt: tokens `[M, N, W]` (M = 1, or one per sample), and their weights `[N]` if not all are 1."""
+    """The negative prompt: tokens `[M, N, W]` (M = 1, or one per sample), and their weights `[N]` if not all are 1.
+
+    `parts` are the conditionings that it came from, each with the weights of its tokens.
+    """
 
     tokens: Tensor
     weight: Tensor | None = None
+    parts: tuple[tuple[Tensor, Mapping[str, Any], Tensor | None], ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Tensor, Mapping[str, Any], Tensor | None]]) -> Tokens:
+        """The negative whose tokens are those of the parts, one behind the other."""
+        rows = max(len(tokens) for tokens, *_ in parts)
+        tokens = torch.cat([x.repeat(-(-rows // len(x)), 1, 1)[:rows] for x, *_ in parts], 1)
+        weight = None
+        if any(w is not None for *_, w in parts):
+            weight = torch.cat([torch.ones(x.shape[1]) if w is None else w for x, _, w in parts])
+        return cls(tokens, weight, tuple(parts))
 
 
 def _limits(extra: Mapping[str, Any]) -> list[str]:
@@ -170,8 +184,7 @@ def negative_of(conditioning: Any, method: Guidance, family: Family) -> Tokens:
         ValueError: there is no text in it, it is limited to an area, a mask or a range of steps, or weighed by a strength,
             or it is another model's.
     """
-    parts: list[Tensor] = []
-    weights: list[Tensor | None] = []
+    parts: list[tuple[Tensor, Mapping[str, Any], Tensor | None]] = []
     for tokens, extra in conditioning:
         limits = _limits(extra)
         if limits == ["strength"]:
@@ -185,6 +198,11 @@ def negative_of(conditioning: Any, method: Guidance, family: Family) -> Tokens:
                 "know; connect the conditioning as it comes from the text encoder"
             )
         check_encoder(family, extra.get("vsf_encoder"))
+        if extra.get("conditioning_byt5small") is not None:
+            raise ValueError(
+                "the negative conditioning has words in quotation marks, which a second encoder reads letter by letter; "
+                "guidance does not know it: write the words without the marks"
+            )
         if tokens is None or tokens.ndim != 3:
             raise ValueError("the negative conditioning holds no text tokens; connect a text encoder's output")
         seen = None if family.sees_pads and method.negative == "padded" else extra.get("attention_mask")
@@ -201,18 +219,12 @@ def negative_of(conditioning: Any, method: Guidance, family: Family) -> Tokens:
                 "the negative conditioning is all zeros (is it from ConditioningZeroOut?); connect the text encoder's "
                 "output for what you do not want, use VSF Guidance (text), or delete this node"
             )
-        parts.append(tokens)
-        weights.append(weight)
+        parts.append((tokens, extra, weight))
     if not parts:
         raise ValueError("the negative conditioning is empty; connect a text encoder's output")
-    if method.negative == "padded" and (len(parts) > 1 or any(w is not None for w in weights)):
+    if method.negative == "padded" and (len(parts) > 1 or parts[0][2] is not None):
         raise ValueError(
             f"{method.label.upper()} takes one negative prompt without weights: its negative branch is one padded "
             "prompt; encode it with a plain text encoder node, or use VSF"
         )
-    rows = max(len(p) for p in parts)
-    tokens = torch.cat([p.repeat(-(-rows // len(p)), 1, 1)[:rows] for p in parts], 1)
-    if all(w is None for w in weights):
-        return Tokens(tokens)
-    ones = [torch.ones(p.shape[1]) if w is None else w for p, w in zip(parts, weights, strict=True)]
-    return Tokens(tokens, torch.cat(ones))
+    return Tokens.of(parts)

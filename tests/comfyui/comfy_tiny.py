@@ -25,6 +25,7 @@ class Tiny:
     numbered: str = (
         ""  # where the text's positions count from: the "start" of the prompt, or so that they "end" with it
     )
+    audio: tuple[int, ...] = ()  # the latent of its sound
 
 
 FLUX = {
@@ -117,12 +118,55 @@ TINY: dict[str, Tiny] = {
         (128, 2, 4, 4),
         24,
     ),
-    "hunyuan": Tiny(  # not supported
+    "wan_animate": Tiny(
+        "WAN22_Animate",
+        {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 5},  # every fifth block looks at the face
+        (16, 3, 8, 6),
+        24,
+        extra={"face_video_pixels": torch.linspace(-1, 1, 3 * 2 * 64).view(1, 3, 2, 8, 8)},
+    ),
+    "wan_s2v": Tiny(
+        "WAN22_S2V",
+        {**WAN, "model_type": "s2v", "audio_inject_layers": [0], "audio_dim": 8, "num_audio_token": 2},
+        (16, 3, 8, 6),
+        24,
+        extra={
+            "audio_embed": torch.linspace(-1, 1, 25 * 8 * 12).sin().view(1, 25, 8, 12),
+            "reference_latents": [torch.linspace(-1, 1, 16 * 48).cos().view(1, 16, 1, 8, 6)],
+        },
+    ),
+    "omnigen2": Tiny(
+        "Omnigen2",
+        {
+            "image_model": "omnigen2", "in_channels": 16, "hidden_size": 48, "num_layers": 2, "num_refiner_layers": 1,
+            "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "axes_dim_rope": (8, 8, 8), "text_feat_dim": 24,
+        },
+        (16, 8, 6),
+        24,
+    ),
+    "hidream": Tiny(
+        "HiDream",
+        {
+            "image_model": "hidream", "patch_size": 2, "in_channels": 16, "num_layers": 2, "num_single_layers": 2,
+            "attention_head_dim": 16, "num_attention_heads": 2, "caption_channels": [24, 24], "text_emb_dim": 16,
+            "num_routed_experts": 0, "axes_dims_rope": (4, 6, 6), "llama_layers": [0, 1, 2, 2],
+        },
+        (16, 8, 6),
+        24,
+        16,
+    ),
+    "pixart": Tiny(  # not supported
+        "PixArtAlpha",
+        {"image_model": "pixart_alpha", "hidden_size": 32, "depth": 1, "num_heads": 2, "caption_channels": 24},
+        (4, 8, 8),
+        24,
+    ),
+    "hunyuan": Tiny(
         "HunyuanVideo",
         {
             "image_model": "hunyuan_video", "in_channels": 16, "out_channels": 16, "patch_size": [1, 2, 2],
-            "vec_in_dim": 16, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
-            "depth_single_blocks": 1, "axes_dim": [4, 6, 6], "theta": 256, "qkv_bias": True, "guidance_embed": False,
+            "vec_in_dim": 16, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2,
+            "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 256, "qkv_bias": True, "guidance_embed": False,
             "byt5": False, "meanflow": False,
             **({"use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False} if NUMBERS else {}),
         },
@@ -132,8 +176,75 @@ TINY: dict[str, Tiny] = {
     ),
 }  # fmt: skip
 
+TINY["hunyuanimage"] = Tiny(
+    "HunyuanImage21",
+    {**TINY["hunyuan"].unet, "vec_in_dim": None, "byt5": True, "patch_size": [2, 2], "axes_dim": [8, 8], "in_channels": 64,
+     "out_channels": 64},
+    (64, 8, 6),
+    24,
+)  # fmt: skip
+#: An LTX-2 whose text is what its connectors make of it, and one whose connectors take what the encoder makes.
+LTX2 = {
+    "image_model": "ltxav", "num_layers": 2, "attention_head_dim": 24, "num_attention_heads": 2, "cross_attention_dim": 48,
+    "caption_channels": 24, "in_channels": 128, "audio_attention_head_dim": 16, "audio_num_attention_heads": 2,
+    "audio_cross_attention_dim": 32, "connector_attention_head_dim": 12, "connector_num_attention_heads": 2,
+    "connector_num_layers": 1,
+}  # fmt: skip
 
 if NUMBERS:
+    TINY["hunyuan15"] = Tiny(
+        "HunyuanVideo15",
+        {
+            **TINY["hunyuan"].unet, "vec_in_dim": None, "byt5": True, "use_cond_type_embedding": True, "vision_in_dim": 12,
+            "in_channels": 65, "out_channels": 32,
+        },
+        (32, 3, 8, 6),
+        24,
+        16,
+    )  # fmt: skip
+    TINY |= {
+        "ltx2": Tiny("LTXAV", LTX2, (128, 2, 4, 4), 48, audio=(8, 5, 16)),
+        "ltx23": Tiny(
+            "LTXAV",
+            {
+                **LTX2, "caption_proj_before_connector": True, "caption_projection_first_linear": False,
+                "cross_attention_adaln": True, "apply_gated_attention": True, "connector_attention_head_dim": 24,
+                "audio_connector_attention_head_dim": 16, "connector_apply_gated_attention": True,
+            },
+            (128, 2, 4, 4),
+            80,
+            audio=(8, 5, 16),
+        ),
+        "krea2": Tiny(
+            "Krea2",
+            {
+                "image_model": "krea2", "features": 32, "tdim": 16, "txtdim": 8, "heads": 2, "kvheads": 1, "multiplier": 1,
+                "layers": 2, "txtlayers": 3, "txtheads": 2, "txtkvheads": 1,
+            },
+            (16, 1, 8, 6),
+            24,
+        ),
+        "ernie": Tiny(
+            "ErnieImage",
+            {
+                "image_model": "ernie", "hidden_size": 32, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": 48,
+                "text_in_dim": 24, "rope_axes_dim": (4, 6, 6),
+            },
+            (128, 4, 3),
+            24,
+        ),
+        "anima": Tiny(
+            "Anima",
+            {
+                "image_model": "anima", "max_img_h": 16, "max_img_w": 16, "max_frames": 4, "in_channels": 16,
+                "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 48, "num_blocks": 2,
+                "num_heads": 2, "crossattn_emb_channels": 24, "pos_emb_cls": "rope3d", "use_adaln_lora": True,
+                "adaln_lora_dim": 8,
+            },
+            (16, 1, 8, 10),
+            24,
+        ),
+    }  # fmt: skip
     TINY |= {
         "flux2": Tiny(
             "Flux2",
@@ -225,6 +336,28 @@ def z_image(model: Any) -> None:
         setattr(model.diffusion_model, name, torch.nn.Parameter(torch.empty(1, model.diffusion_model.dim)))
 
 
+class Motion(torch.nn.Module):
+    """In the place of Wan Animate's encoder of faces, whose size is no argument of the model."""
+
+    def get_motion(self, pixels: Tensor) -> Tensor:
+        return pixels.flatten(2)[..., :16].flatten(1)  # [frames, 48]
+
+
+class Face(torch.nn.Module):
+    def forward(self, motion: Tensor) -> Tensor:
+        return torch.stack([motion, -motion], 2)  # [B, frames, tokens, width]
+
+
+def small_adapter(model: Any) -> None:
+    """Anima's adapter of text, whose size is no argument of the model."""
+    import comfy.ldm.anima.model
+    import comfy.ops
+
+    sizes = {"source_dim": 16, "target_dim": 24, "model_dim": 16, "num_layers": 2, "num_heads": 2}
+    adapter = comfy.ldm.anima.model.LLMAdapter(**sizes, operations=comfy.ops.disable_weight_init)
+    model.diffusion_model.llm_adapter = adapter
+
+
 def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A MODEL (ComfyUI's ModelPatcher) of the tiny model, with random weights that let every part be felt."""
     import comfy.model_management
@@ -237,6 +370,10 @@ def model_of(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> An
     model = config.get_model({}, device="cpu")
     if not tiny.unet:
         z_image(model)
+    if name == "anima":
+        small_adapter(model)
+    if name == "wan_animate":
+        model.diffusion_model.motion_encoder, model.diffusion_model.face_encoder = Motion(), Face()
     generator = torch.Generator().manual_seed(seed)
     own = model.diffusion_model
     for label, parameter in [*own.named_parameters(), *own.named_buffers()]:
@@ -260,12 +397,20 @@ def conditioning(name: str, seed: int, tokens: int | None = None) -> list[list[A
     extra: dict[str, Any] = dict(tiny.extra)
     if tiny.pooled is not None:
         extra["pooled_output"] = torch.randn(1, tiny.pooled, generator=generator)
-    if name in ("ltx", "lumina2", "zimage"):
+    if name in ("ltx", "lumina2", "zimage", "omnigen2"):
         extra["attention_mask"] = torch.ones(1, n, dtype=torch.long)
+    if name == "hidream":  # all layers of Llama, of another number of tokens
+        extra["conditioning_llama3"] = torch.randn(1, 3, n - 1, tiny.width, generator=generator)
     return [[torch.randn(1, n, tiny.width, generator=generator), extra]]
 
 
-def noise_of(name: str, batch: int = 1, seed: int = 0, size: tuple[int, ...] | None = None) -> Tensor:
-    """A latent of pure noise."""
+def noise_of(name: str, batch: int = 1, seed: int = 0, size: tuple[int, ...] | None = None) -> Any:
+    """A latent of pure noise; of a video with sound, both."""
     generator = torch.Generator().manual_seed(2000 + seed)
-    return torch.randn(batch, *(size or TINY[name].latent), generator=generator)
+    picture = torch.randn(batch, *(size or TINY[name].latent), generator=generator)
+    if not TINY[name].audio:
+        return picture
+    from comfy.nested_tensor import NestedTensor
+
+    generator.manual_seed(4000 + seed)  # the first sample's is the same in every batch
+    return NestedTensor([picture, torch.randn(batch, *TINY[name].audio, generator=generator)])

@@ -449,9 +449,9 @@ class Clip:
         return out
 
     def encode_from_tokens_scheduled(self, tokens: dict[str, Any]) -> list[Any]:
-        """The token numbers as embeddings: SD3 has CLIP's and then T5's tokens, Flux T5's alone."""
+        """The token numbers as embeddings: SD3 has CLIP's and then T5's tokens, Flux and HiDream T5's alone."""
         used = [k for k in tokens if k not in ("l", "g")] if set(tokens) == {"l", "t5xxl"} else [*tokens]
-        used = [k for k in used if not (k == "g" and "l" in used)]
+        used = ["t5xxl"] if "llama" in tokens else [k for k in used if not (k == "g" and "l" in used)]
         row = [number for kind in used for chunk in tokens[kind] for number, _ in chunk]
         return [[torch.tensor(row, dtype=torch.float32).view(1, -1, 1) + 1, {"pooled_output": None}]]
 
@@ -463,9 +463,10 @@ class Clip:
         (("l", "g"), [49406, 3, 5, 49407]),
         (("l", "g", "t5xxl"), [49406, 3, 5, 49407, 3, 5, 1]),
         (("l", "t5xxl"), [3, 5, 1]),
+        (("g", "l", "llama", "t5xxl"), [3, 5, 1]),
         (("umt5xxl",), [3, 5, 1]),
     ],
-    ids=["SD1.5", "SDXL", "SD3", "Flux", "Wan"],
+    ids=["SD1.5", "SDXL", "SD3", "Flux", "HiDream", "Wan"],
 )
 def test_negative_prompts_lose_their_padding(pack: Any, kinds: tuple[str, ...], expected: list[int]) -> None:
     clip = Clip(kinds)
@@ -580,7 +581,7 @@ def test_inputs_are_the_knobs(pack: Any) -> None:
                 assert shown.step == spec.step
             else:
                 assert shown.choices == spec.choices
-        assert set(inputs) - {"model", "negative", "blocks", "record"} == {
+        assert set(inputs) - {"model", "negative", "blocks", "audio_negative", "record"} == {
             pack.nodes.NAMES.get(name, name) for name in knobs(cls)
         }
 
@@ -618,6 +619,8 @@ def test_the_older_schema(pack: Any, x: Tensor, text: Tensor, negative: list[Any
     (ours,) = text_node.run(model=wan, clip=Clip(("umt5xxl",)), text="red wheel:2", **defaults)
     written = ours.get_attachment("vsf").negative
     assert written.tokens.shape[1] == 3 and written.weight.tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match="Wan.*reads no text for a sound"):
+        text_node.run(model=wan, clip=Clip(("umt5xxl",)), text="red wheel", audio_text="music", **defaults)
     with pytest.raises(ValueError, match="encoded by t5xxl, but Wan.*takes umt5xxl"):
         text_node.run(model=wan, clip=Clip(("t5xxl",)), text="red wheel", **defaults)
     with pytest.raises(ValueError, match="this model is not guided"):
@@ -730,6 +733,8 @@ def test_what_the_registry_wants_to_know(tmp_path: Path) -> None:
         path = comfy[key].removeprefix("https://raw.githubusercontent.com/somebody/something/HEAD/comfyui/")
         with Image.open(made / path) as picture:
             assert picture.size == (width, height)
+    readme = (made / "README.md").read_text()
+    assert f"git clone {repository} " in readme and "](../" not in readme
     assert "urls" not in tomllib.loads((PACK / "pyproject.toml").read_text())["project"]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,11 @@ from vsf.core import reference
 from vsf.guidance import NAG, NASA, VSF, Guidance
 from vsf.guidance.variants import ReferencedVSF, TextVSF
 
-NEWER = ("flux2", "longcat", "ovis", "radiance_numbered") if NUMBERS else ()
+#: What 0.3.64 does not have; of these, the joint ones.
+NEWER_JOINT = ("flux2", "longcat", "ovis", "radiance_numbered", "krea2", "hunyuan15", "ernie") if NUMBERS else ()
+NEWER = (*NEWER_JOINT, "ltx2", "ltx23", "anima", "wan_s2v") if NUMBERS else ()
+#: These mix the tokens of a text before it meets the image, so that it cannot be lengthened by hand, or have it behind.
+MIXED = ("lumina2", "zimage", "omnigen2", "krea2", "hunyuan", "hunyuan15", "ernie", "hidream")
 FAMILIES = (
     "sd15",
     "sdxl",
@@ -31,11 +36,29 @@ FAMILIES = (
     "wan",
     "wan_i2v",
     "vace",
+    "wan_animate",
     "ltx",
     "radiance",
+    "omnigen2",
+    "hidream",
+    "hunyuan",
     *NEWER,
 )
-JOINT = ("sd3", "flux", "chroma", "qwen", "lumina2", "zimage", "radiance", *NEWER)
+JOINT = (
+    "sd3",
+    "flux",
+    "chroma",
+    "qwen",
+    "lumina2",
+    "zimage",
+    "radiance",
+    "omnigen2",
+    "hidream",
+    "hunyuan",
+    *NEWER_JOINT,
+)
+#: Wan models with a picture of which a vision encoder tells.
+PICTURES = ("wan_i2v", "wan_animate")
 #: A UNet sums so many terms that more steps would hide an error.
 STEPS = {"sd15": 1, "sdxl": 1}
 
@@ -65,6 +88,7 @@ class Vision:
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(5)
         self.penultimate_hidden_states = torch.randn(1, 9, 1280, generator=generator)
+        self.last_hidden_state = torch.randn(1, 9, 12, generator=generator)  # of HunyuanVideo 1.5
 
 
 def sample(model: Any, name: str, positive: Any, cfg: float = 1.0, batch: int = 1, negative: Any = None, **more: Any):
@@ -73,13 +97,16 @@ def sample(model: Any, name: str, positive: Any, cfg: float = 1.0, batch: int = 
 
     given = {"sampler": "euler", "scheduler": "simple", "steps": STEPS.get(name, 2), "seed": 0} | more
     size = given.pop("size", None) or tiny.TINY[name].latent
-    if name == "wan_i2v":
+    if name in PICTURES:
         positive = [[tokens, {**extra, "clip_vision_output": Vision()}] for tokens, extra in positive]
-    return comfy.sample.sample(
-        model, tiny.noise_of(name, batch, size=size), given["steps"], cfg, given["sampler"], given["scheduler"], positive,
-        negative if negative is not None else positive, torch.zeros(batch, *size), disable_pbar=True, seed=given["seed"],
+    noise = tiny.noise_of(name, batch, size=size)
+    out = comfy.sample.sample(
+        model, noise, given["steps"], cfg, given["sampler"], given["scheduler"], positive,
+        negative if negative is not None else positive, noise * 0, disable_pbar=True, seed=given["seed"],
         **{k: v for k, v in given.items() if k in ("callback", "denoise")},
     )  # fmt: skip
+    # Of a video with sound, both as one row.
+    return torch.cat([part.flatten(1) for part in out.unbind()], 1) if tiny.TINY[name].audio else out
 
 
 def bound(model: Any, steps: int = 2) -> float:
@@ -225,7 +252,7 @@ METHODS = (
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
-@pytest.mark.parametrize("name", [f for f in FAMILIES if f not in ("lumina2", "zimage")])
+@pytest.mark.parametrize("name", [f for f in FAMILIES if f not in MIXED])
 def test_equals_the_definition(pack: Any, tiny_model: Any, name: str, method: Guidance) -> None:
     import comfy_tiny as tiny
 
@@ -253,7 +280,12 @@ def test_each_attention_equals_the_definition(
     def watched(frame: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, *args: Any, **kwargs: Any) -> Tensor:
         assert mask is None
         dense = Dense(frame.n_neg, frame.n_pos, method, True, None)
-        expected = dense.joint_rows(q, k, v)
+        text_first = args[3]
+        image = q.shape[2] - frame.n_pos - frame.n_neg
+        order = torch.arange(q.shape[2])  # of the rows, to negative, prompt, image
+        if not text_first:
+            order = torch.cat([order[image + frame.n_pos :], order[image : image + frame.n_pos], order[:image]])
+        expected = dense.joint_rows(*(x[:, :, order] for x in (q, k, v)))[:, :, order.argsort()]
         out = original(frame, q, k, v, mask, *args, **kwargs)
         seen.append((out, expected))
         return out
@@ -276,7 +308,8 @@ def test_negative_branch_is_the_stock_model_with_the_negative_as_its_prompt(
     import comfy_tiny as tiny
 
     model = tiny_model(name)
-    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    # ERNIE-Image's positions are those of the prompt's length.
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 7 if name == "ernie" else 5)
     as_prompt = [[negative[0][0], {**negative[0][1], "pooled_output": positive[0][1].get("pooled_output")}]]
     if as_prompt[0][1]["pooled_output"] is None:
         del as_prompt[0][1]["pooled_output"]
@@ -381,7 +414,7 @@ def test_with_cfg_only_the_positive_pass_is_guided(pack: Any, tiny_model: Any, n
     """At CFG 3, guided prediction c' and plain u combine to u + 3 (c' - u), whether batched together or not."""
     import comfy_tiny as tiny
 
-    if name == "wan_i2v":
+    if name in PICTURES:
         pytest.skip("the sampler's own negative has no picture in this harness")
     model = tiny_model(name)
     positive, other, negative = (tiny.conditioning(name, seed) for seed in (0, 2, 1))
@@ -430,14 +463,20 @@ def test_a_batch_equals_single_samples(pack: Any, tiny_model: Any, name: str) ->
     same(batch[:1], sample(ours, name, positive), bound(tiny_model(name)))
 
 
-@pytest.mark.parametrize("name", ["wan", "ltx", "sd15"])
+@pytest.mark.parametrize("name", ["wan", "ltx", "sd15", *(["ltx2", "anima"] if NUMBERS else [])])
 def test_as_many_image_tokens_as_text_tokens(pack: Any, tiny_model: Any, name: str) -> None:
-    """Self- and cross-attention then have the same shapes and must still be told apart."""
+    """Self- and cross-attention then have the same shapes and must still be told apart, and that over the sound as well."""
     import comfy_tiny as tiny
 
     model = tiny_model(name)
-    size = {"wan": (16, 1, 6, 6), "ltx": (128, 1, 3, 4), "sd15": (4, 4, 4)}[name]
-    image = {"wan": 9, "ltx": 12, "sd15": 16}[name]
+    size = {
+        "wan": (16, 1, 6, 6),
+        "ltx": (128, 1, 3, 4),
+        "sd15": (4, 4, 4),
+        "ltx2": (128, 1, 1, 5),
+        "anima": (16, 1, 6, 6),
+    }[name]
+    image = {"wan": 9, "ltx": 12, "sd15": 16, "ltx2": 5, "anima": 9}[name]
     positive, negative = tiny.conditioning(name, 0, image - 4), tiny.conditioning(name, 1, 4)
     expected = sample(model, name, negative, size=size)
     same(sample(guided(pack, model, Swap(), negative), name, positive, size=size), expected, bound(model))
@@ -616,11 +655,260 @@ def test_an_interrupt_leaves_nothing_behind(pack: Any, tiny_model: Any, name: st
     assert torch.equal(sample(ours, name, positive), expected)
 
 
-def test_an_unsupported_model_says_so(pack: Any, tiny_model: Any) -> None:
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("pixart.pixartms.PixArtMS", ""),
+        *[
+            ("hidream_o1.model.HiDreamO1Transformer", "its text comes as token numbers"),
+        ][:NUMBERS],
+    ],
+)  # fmt: skip
+def test_an_unsupported_model_says_so(pack: Any, comfy: Any, where: str, why: str) -> None:
+    module, _, name = where.rpartition(".")
+    model = getattr(importlib.import_module(f"comfy.ldm.{module}"), name)
+    with pytest.raises(
+        ValueError, match=f"{name} cannot be guided{why and ': '}{why}.*; supported: SD 1.x.*Flux.*Wan"
+    ):
+        pack.families.family_of(model.__new__(model))
+
+
+@pytest.mark.skipif(NUMBERS, reason="this ComfyUI runs it as it does other models")
+def test_a_model_that_this_version_runs_beside_its_seams_is_an_error(pack: Any, tiny_model: Any) -> None:
     import comfy_tiny as tiny
 
-    with pytest.raises(ValueError, match="HunyuanVideo cannot be guided; supported: SD 1.x.*Flux.*Wan"):
-        guided(pack, tiny_model("hunyuan"), VSF(), tiny.conditioning("hunyuan", 1))
+    ours = guided(pack, tiny_model("wan_s2v"), VSF(), tiny.conditioning("wan_s2v", 1, 5))
+    with pytest.raises(RuntimeError, match="0 of 2 attention blocks .* or update ComfyUI"):
+        sample(ours, "wan_s2v", tiny.conditioning("wan_s2v", 0))
+
+
+def test_hidream_s_lists_are_weighed_in_both_texts(pack: Any, tiny_model: Any) -> None:
+    """An item of weight 2 is as one whose values are doubled: in all three texts, each with its own number of tokens."""
+    import comfy_tiny as tiny
+
+    model, positive = tiny_model("hidream"), tiny.conditioning("hidream", 0)
+    one, two = tiny.conditioning("hidream", 1, 5), tiny.conditioning("hidream", 2, 4)
+    original, seen = pack.guide.joint_attention, []
+
+    def watched(frame: Any, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append((frame.n_pos, frame.n_neg, frame.weight))
+        return original(frame, q, *args, **kwargs)
+
+    pack.guide.joint_attention = watched
+    try:
+        ours = guided(pack, model, VSF(scale=2.0), [*_with(one, vsf_weight=torch.full((5,), 2.0)), *two])
+        heavy = sample(ours, "hidream", positive)
+    finally:
+        pack.guide.joint_attention = original
+    [(p, n, weight)] = {(p, n, tuple(w.flatten().tolist())) for p, n, w in seen}
+    assert (p, n) == (7 + 2 * 6, 9 + 2 * 7) and weight == tuple([2.0] * 5 + [1.0] * 4 + 2 * ([2.0] * 4 + [1.0] * 3))
+    plain = guided(pack, model, VSF(scale=2.0), [*one, *two])
+    differs(heavy, sample(plain, "hidream", positive), bound(model))
+    with pytest.raises(ValueError, match="HiDream reads Llama's tokens as well"):
+        sample(guided(pack, model, VSF(), _with(one, conditioning_llama3=None)), "hidream", positive)
+
+
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no ERNIE-Image")
+def test_ernie_s_own_attention_is_back_after_each_pass(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model("ernie")
+    attention = model.model.diffusion_model.layers[1].self_attention
+    positive, negative = tiny.conditioning("ernie", 0), tiny.conditioning("ernie", 1, 5)
+    inside: list[bool] = []
+    handle = attention.register_forward_hook(lambda *_: inside.append("forward" in vars(attention)))
+    sample(guided(pack, model, VSF(scale=2.0), negative), "ernie", positive)
+    handle.remove()
+    assert inside and all(inside) and attention.forward.__func__ is type(attention).forward
+    ours = guided(pack, model, VSF(), negative)
+    ours.add_object_patch("diffusion_model.layers.1.self_attention.forward", lambda x, **kwargs: x)
+    with pytest.raises(RuntimeError, match="1 of 2 attention blocks"):
+        sample(ours, "ernie", positive)
+    assert not hasattr(attention.forward, "__func__")  # the other node's is still there
+
+
+# -- what else stands beside the text ---------------------------------------------------------------------------------
+
+
+def _with(conditioning: Any, **extra: Any) -> list[Any]:
+    return [[tokens, {**own, **extra}] for tokens, own in conditioning]
+
+
+def _as_the_prompt(negative: Any, positive: Any) -> list[Any]:
+    """The negative's tokens with all else that the positive conditioning holds."""
+    return [[negative[0][0], {**positive[0][1], "attention_mask": negative[0][1].get("attention_mask")}]]
+
+
+REFERENCE = [torch.linspace(-1, 1, 16 * 16).cos().view(1, 16, 4, 4)]
+BESIDE = {
+    "omnigen2": {"reference_latents": REFERENCE},
+    "hunyuan": {"guiding_frame_index": 0},
+    "krea2": {"reference_latents": REFERENCE, "reference_latents_method": "index_timestep_zero"},
+    "hunyuan15": {"clip_vision_output": Vision()},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in BESIDE if name in FAMILIES])
+def test_pictures_beside_the_text_belong_to_the_image(pack: Any, tiny_model: Any, name: str) -> None:
+    """The negative branch is still the stock model with that prompt, and nothing moves where no block is guided."""
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    length = 7 if name == "hunyuan" else 5  # in 0.33.0 how its start frame is modulated depends on the prompt's length
+    positive, negative = _with(tiny.conditioning(name, 0), **BESIDE[name]), tiny.conditioning(name, 1, length)
+    plain = sample(model, name, positive)
+    differs(plain, sample(model, name, tiny.conditioning(name, 0)), bound(model))
+    same(sample(guided(pack, model, VSF(blocks=()), negative), name, positive), plain, bound(model))
+    expected = sample(model, name, _as_the_prompt(negative, positive))
+    same(sample(guided(pack, model, Swap(), negative), name, positive), expected, bound(model))
+    if name == "hunyuan15":
+        ours = guided(pack, model, VSF(scale=2.0), negative, record=True)
+        sample(ours, name, positive)
+        assert pack.maps.suppression(ours.get_attachment("vsf").record, -1, -1).shape == (1, 3, 4, 3)
+
+
+@pytest.mark.parametrize("name", ["hunyuanimage", *(["hunyuan15"] if NUMBERS else [])])
+def test_letters_of_quoted_words_belong_to_the_prompt(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    letters = {"conditioning_byt5small": torch.linspace(-1, 1, 3 * 1472).cos().view(1, 3, 1472)}
+    positive, negative = _with(tiny.conditioning(name, 0), **letters), tiny.conditioning(name, 1, 5)
+    if name == "hunyuan15":
+        positive = _with(positive, clip_vision_output=Vision())
+    plain = sample(model, name, positive)
+    same(sample(guided(pack, model, VSF(blocks=()), negative), name, positive), plain, bound(model))
+    differs(sample(guided(pack, model, VSF(scale=2.0), negative), name, positive), plain, bound(model))
+    # The branch of the negative has no letters, as a prompt without quotation marks has none.
+    expected = sample(model, name, _with(_as_the_prompt(negative, positive), conditioning_byt5small=None))
+    same(sample(guided(pack, model, Swap(), negative), name, positive), expected, bound(model))
+    with pytest.raises(ValueError, match="write the words without the marks"):
+        guided(pack, model, VSF(), _with(negative, **letters))
+
+
+def test_a_masked_prompt_of_hunyuan_video(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model("hunyuan")
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
+    positive, negative = (
+        _with(tiny.conditioning("hunyuan", 0), attention_mask=mask),
+        tiny.conditioning("hunyuan", 1, 5),
+    )
+    plain = sample(model, "hunyuan", positive)
+    for layout in ("paper", "upstream"):
+        ours = guided(pack, model, VSF(scale=2.0, layout=layout, blocks=()), negative)
+        if layout == "paper":
+            same(sample(ours, "hunyuan", positive), plain, bound(model))
+        else:
+            sample(ours, "hunyuan", positive)
+    # What is masked out does not matter, as in the stock model.
+    other = _with(positive, attention_mask=mask)
+    other[0][0] = torch.cat([positive[0][0][:, :5], positive[0][0][:, 5:] + 1], 1)
+    a, b = (sample(guided(pack, model, Swap(), negative), "hunyuan", c) for c in (positive, other))
+    same(a, b, bound(model))
+
+
+# -- texts that the model makes of what an encoder says ------------------------------------------------------------------
+
+
+def _raw(name: str, seed: int, tokens: int) -> list[Any]:
+    """What the text encoder of LTX-2 or Anima hands on, which the model itself has yet to make a text of."""
+    width = {"ltx2": 24, "ltx23": 80, "anima": 16}[name]
+    generator = torch.Generator().manual_seed(3000 + seed)
+    notes: dict[str, Any] = {"unprocessed_ltxav_embeds": True}
+    embeds = tokens
+    if name == "anima":  # tokens of another tokenizer, whose number is not that of the embeddings
+        notes = {
+            "t5xxl_ids": torch.randint(0, 32128, (tokens,), generator=generator, dtype=torch.int),
+            "t5xxl_weights": torch.ones(tokens),
+        }
+        embeds = tokens - 2
+    return [[torch.randn(1, embeds, width, generator=generator), notes]]
+
+
+def _made(model: Any, name: str, raw: Any) -> Tensor:
+    inner = model.model.diffusion_model
+    [[tokens, notes]] = raw
+    if name == "anima":
+        return inner.preprocess_text_embeds(tokens, notes["t5xxl_ids"][None])
+    return inner.preprocess_text_embeds(tokens, unprocessed=True)
+
+
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has none of these")
+@pytest.mark.parametrize("name", ["ltx2", "ltx23", "anima"])
+def test_the_negative_is_made_a_text_as_the_prompt_is(pack: Any, tiny_model: Any, name: str) -> None:
+    model = tiny_model(name)
+    with torch.inference_mode():
+        positive, raw = _raw(name, 0, 9), _raw(name, 1, 5)
+        whole = _made(model, name, raw)
+        assert whole.shape[1] == (512 if name == "anima" else 1024)  # with zeros or registers behind the text
+        expected = sample(model, name, raw)
+        same(sample(guided(pack, model, Swap(), raw), name, positive), expected, bound(model))
+        # VSF wants the text alone.
+        method, real = VSF(scale=2.0), [[whole[:, :5], {}]]
+        ours = sample(guided(pack, model, method, raw), name, positive)
+        assert torch.equal(ours, sample(guided(pack, model, method, real), name, positive))
+        if name != "anima":  # zeros behind a negative are left out in any case
+            differs(ours, sample(guided(pack, model, method, [[whole, {}]]), name, positive), bound(model))
+        # Items of a list are made texts each on its own, and keep their weights.
+        heavy = _with(raw, vsf_weight=torch.full((raw[0][0].shape[1],), 2.0))
+        real = [*_with(real, vsf_weight=torch.full((5,), 2.0)), [_made(model, name, _raw(name, 2, 4))[:, :4], {}]]
+        ours = sample(guided(pack, model, method, [*heavy, *_raw(name, 2, 4)]), name, positive)
+        assert torch.equal(ours, sample(guided(pack, model, method, real), name, positive))
+    if name == "anima":
+        with pytest.raises(ValueError, match="while it is trained"):
+            sample(guided(pack, model, method, raw), name, positive)
+
+
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no LTX-2")
+@pytest.mark.parametrize("name", ["ltx2", "ltx23"])
+def test_a_negative_for_the_sound(pack: Any, tiny_model: Any, name: str) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny_model(name)
+    positive, seen, heard = (tiny.conditioning(name, seed, n) for seed, n in ((0, 7), (1, 5), (2, 9)))
+
+    def ours(method: Guidance, negative: Any, sound: Any = None) -> Tensor:
+        return sample(pack.guide.guide_model(model, method, negative, sound=sound), name, positive)
+
+    # The branches: each text with its own negative is the stock model with a text made of both.
+    short = tiny.conditioning(name, 2, 5)
+    video = 24 if name == "ltx2" else 48
+    both = [[torch.cat([seen[0][0][..., :video], short[0][0][..., video:]], 2), {}]]
+    same(ours(Swap(), seen, short), sample(model, name, both), bound(model))
+    # The same for both is as to give none; and of other lengths, each acts in its own attentions alone.
+    method, picture, sound = VSF(scale=2.0), (0, 1), (2, 3)
+    same(ours(method, seen, seen), ours(method, seen), bound(model))
+    only = [VSF(scale=2.0, blocks=blocks) for blocks in (picture, sound)]
+    same(ours(only[0], seen, heard), ours(only[0], seen), bound(model))
+    same(ours(only[1], seen, heard), ours(only[1], heard), bound(model))
+    differs(ours(method, seen, heard), ours(method, seen), bound(model))
+    with pytest.raises(ValueError, match="Wan .* reads no text for a sound; models that do: LTX-2"):
+        pack.guide.guide_model(
+            tiny_model("wan"), method, tiny.conditioning("wan", 1), sound=tiny.conditioning("wan", 1)
+        )
+
+
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no LTX-2")
+def test_a_video_without_sound(pack: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the attentions of the sound do not run."""
+    import comfy_tiny as tiny
+
+    monkeypatch.setitem(tiny.TINY, "ltx2", replace(tiny.TINY["ltx2"], audio=()))
+    model, positive, negative = tiny_model("ltx2"), tiny.conditioning("ltx2", 0), tiny.conditioning("ltx2", 1, 5)
+    expected = sample(model, "ltx2", negative)
+    same(sample(guided(pack, model, Swap(), negative), "ltx2", positive), expected, bound(model))
+
+
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no LTX-2")
+def test_a_sound_attention_that_is_replaced_is_an_error(pack: Any, tiny_model: Any) -> None:
+    import comfy_tiny as tiny
+
+    ours = guided(pack, tiny_model("ltx2"), VSF(), tiny.conditioning("ltx2", 1, 5))
+    ours.add_object_patch("diffusion_model.transformer_blocks.1.audio_attn2.forward", lambda x, **kwargs: x)
+    with pytest.raises(RuntimeError, match="3 of 4 attention blocks"):
+        sample(ours, "ltx2", tiny.conditioning("ltx2", 0))
 
 
 def test_wan_image_to_video_without_a_picture(pack: Any, tiny_model: Any) -> None:
@@ -922,14 +1210,26 @@ class _Encoder(_Options):
         return [[numbers, {"attention_mask": torch.ones(numbers.shape[:2], dtype=torch.long)}]]
 
 
-@pytest.mark.parametrize("kind", ["z_image", "klein", "qwen_image"])
+@pytest.mark.parametrize("kind", ["z_image", "klein", "qwen_image", "krea2", "hunyuan_video_15", "omnigen2"])
 def test_the_chat_template_of_a_real_tokenizer_is_taken_once(pack: Any, comfy: Any, kind: str) -> None:
     import comfy.text_encoders.flux
     import comfy.text_encoders.qwen_image
 
-    if kind != "qwen_image" and not Z_IMAGE:
-        pytest.skip("this ComfyUI has neither Z-Image nor Klein")
-    if kind == "z_image":
+    if kind not in ("qwen_image", "omnigen2") and not Z_IMAGE:
+        pytest.skip("this ComfyUI has none of these models")
+    if kind == "krea2":
+        import comfy.text_encoders.krea2
+
+        tokenizer = comfy.text_encoders.krea2.Krea2Tokenizer()
+    elif kind == "hunyuan_video_15":
+        import comfy.text_encoders.hunyuan_video
+
+        tokenizer = comfy.text_encoders.hunyuan_video.HunyuanVideo15Tokenizer()
+    elif kind == "omnigen2":
+        import comfy.text_encoders.omnigen2
+
+        tokenizer = comfy.text_encoders.omnigen2.Omnigen2Tokenizer()
+    elif kind == "z_image":
         import comfy.text_encoders.z_image
 
         tokenizer = comfy.text_encoders.z_image.ZImageTokenizer()
@@ -938,7 +1238,7 @@ def test_the_chat_template_of_a_real_tokenizer_is_taken_once(pack: Any, comfy: A
     else:
         tokenizer = comfy.text_encoders.qwen_image.QwenImageTokenizer()
     clip = _Encoder({}, tokenizer)
-    clip.left_out = 34 if kind == "qwen_image" else 0  # as its encoder leaves out the system's part
+    clip.left_out = 34 if kind in ("qwen_image", "krea2") else 0  # as its encoder leaves out the system's part
     real = next(part for name, part in vars(tokenizer).items() if hasattr(part, "tokenizer"))
 
     def words(text: str) -> list[str]:

@@ -211,8 +211,9 @@ def test_one_node_takes_the_sampler_s_negative(server: Server) -> None:
 def test_errors_are_sentences(server: Server) -> None:
     prompt = example("flux-schnell")
     guide, tiny = nodes_of(prompt, "VSFGuidance")[0], nodes_of(prompt, "TinyModel")[0]
-    prompt[tiny]["inputs"]["name"] = "hunyuan"
-    with pytest.raises(RuntimeError, match="HunyuanVideo cannot be guided; supported: SD 1.x"):
+    prompt[tiny]["inputs"]["name"] = "pixart"
+    prompt[samplers(prompt)[1]]["inputs"]["model"] = [guide, 0]  # which is not to run
+    with pytest.raises(RuntimeError, match="PixArtMS cannot be guided; supported: SD 1.x"):
         server.run(prompt)
     prompt = example("flux-schnell")
     prompt[guide]["inputs"]["blocks"] = "2-"
@@ -258,10 +259,10 @@ def clone(custom_nodes: Path) -> None:
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).is_file():
+        if (root / name).is_file() or (root / name).is_symlink():
             target = custom_nodes / "value-sign-flip" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, target)
+            shutil.copy(root / name, target, follow_symlinks=False)
 
 
 def bundled(custom_nodes: Path) -> None:
@@ -278,7 +279,7 @@ def archive(custom_nodes: Path) -> None:
 
 @pytest.mark.parametrize("install", [clone, bundled, archive])
 def test_ways_to_install(tmp_path: Path, install: Callable[[Path], None]) -> None:
-    """The nodes are there, their help pages are, and one of them runs."""
+    """The nodes are there, their help pages, translations and blueprint are, and one of them runs."""
     running = Server(COMFYUI, tmp_path / "base", write_stand_ins(tmp_path), install)
     try:
         info = running.get("/object_info")
@@ -287,6 +288,9 @@ def test_ways_to_install(tmp_path: Path, install: Callable[[Path], None]) -> Non
         for node in (name for name in info if name.startswith("VSF")):
             pages = [running.text_of(f"/extensions/{name}/docs/{node}.md") for name in (*names, *PROJECTS)]
             assert any(pages), f"{node} has no help page"
+        assert "VSF" in running.get("/i18n")["ja"]["nodeDefs"]["VSFGuidance"]["display_name"]
+        if has("app/subgraph_manager.py"):
+            assert BLUEPRINT.stem in [entry["name"] for entry in running.get("/global_subgraphs").values()]
         prompt = example("flux-schnell")
         guided, plain = samplers(prompt)
         saved = running.run(prompt)
