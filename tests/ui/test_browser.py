@@ -178,7 +178,7 @@ def fresh(page: Page, **fields: Any) -> None:
     """The form as a test wants it, whatever tests ran before."""
     tab(page, "Picture")
     page.locator("#method label", has_text="VSF").click()
-    wanted = {"prompt": "a red bike on grass", "negative": "wheels", "seed": 2, "steps": 3, "n": 1}
+    wanted = {"prompt": "a red bike on grass", "negative": "wheels", "seed": 2, "steps": 3, "n": 1, "size": "64x64"}
     for name, value in (wanted | fields).items():
         fill(page, name, value)
 
@@ -328,14 +328,13 @@ def test_cancel_stops_the_drawing_and_leaves_nothing_behind(page: Page, tmp_path
     before = pixels(download(page, "#files a >> nth=0", tmp_path))
     fill(page, "steps", 50)
     fill(page, "n", 8)
+    fill(page, "size", "128x128")  # half a minute, so that it is not done before it is stopped
     page.locator("#draw").click()
     expect(status(page)).to_contain_text(re.compile(r"Step [1-9]"))
-    shot(page, "progress", full=False)
     page.locator("#cancel").click()
     expect(status(page)).to_contain_text("Stopped")
     expect(page.locator("#cancel")).to_be_disabled()
-    fill(page, "steps", 3)
-    fill(page, "n", 1)
+    fresh(page)
     draw(page)
     assert np.array_equal(before, pixels(download(page, "#files a >> nth=0", tmp_path)))
 
