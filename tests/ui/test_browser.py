@@ -429,6 +429,7 @@ def test_two_visitors_see_nothing_of_each_other(page: Page, visit: Callable[...,
     # A long job of theirs ends when they leave, and frees the device.
     fill(other, "steps", 50)
     fill(other, "n", 8)
+    fill(other, "size", "128x128")
     other.locator("#draw").click()
     expect(status(other)).to_contain_text(re.compile(r"Step [1-9]"))
     fresh(page)
