@@ -141,11 +141,13 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     device: _Device = None,
 ) -> None:
-    """Make a demo model again; sd3 from nothing, flux from the rows, autoencoder and predictions of that.
+    """Make a demo model again; sd3 and wan (clips) from nothing, flux from the rows, autoencoder and predictions of sd3.
 
     vsf demo train
 
     vsf demo train --model flux
+
+    vsf demo train --model wan
 
     Loss curve, sample sheets and checkpoints appear in the folder as it goes; the model ends in FOLDER/weights. Ctrl-C
     or a kill stop it; the same command goes on.

@@ -7,6 +7,7 @@ parts are. Every part that is drawn is there in every frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,6 @@ def render(scene: Scene, size: int = 64) -> np.ndarray:
     return np.stack([moment_of(scene, size, Moment(scene, frame)) for frame in range(FRAMES)])
 
 
-def part_mask(scene: Scene, size: int = 64) -> np.ndarray:
-    """Pixels of every frame that change when a part is toggled, as in `vsf.demo.pictures.part_mask`; bool [T, size, size]."""
-    return np.stack([mask_of_moment(scene, size, Moment(scene, frame)) for frame in range(FRAMES)])
+def part_mask(scene: Scene, size: int = 64, frames: Sequence[int] = range(FRAMES)) -> np.ndarray:
+    """Pixels that change when a part is toggled, as in `vsf.demo.pictures.part_mask`; bool [T, size, size] for some frames."""
+    return np.stack([mask_of_moment(scene, size, Moment(scene, frame)) for frame in frames])

@@ -12,6 +12,7 @@ __all__ = ["TRAININGS", "training"]
 TRAININGS: Mapping[str, tuple[str, str, str]] = {
     "sd3": ("vsf.demo.training.sd3", "Recipe", "train_sd3"),
     "flux": ("vsf.demo.training.flux", "FluxRecipe", "train_flux"),
+    "wan": ("vsf.demo.training.wan", "WanRecipe", "train_wan"),
 }
 
 

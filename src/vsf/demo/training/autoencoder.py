@@ -27,7 +27,7 @@ class _VaeStep(nn.Module):
         return self.vae.decoder(self.vae.post_quant_conv(z)), mean, logvar
 
 
-def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
+def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
@@ -53,7 +53,7 @@ def train_vae(recipe: Recipe, vae: Any, images: np.ndarray, device: torch.device
                 y, mean, logvar = step_of(x, noise)
             y, mean, logvar = y.float(), mean.float(), logvar.float()
             loss = (y - x).abs().mean()
-            for a, b in zip(_edges(y), _edges(x), strict=True):
+            for a, b in zip(edges(y), edges(x), strict=True):
                 loss = loss + hp.edge * (a - b).abs().mean()
             loss = loss + hp.kl * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
             loss.backward()
@@ -117,7 +117,7 @@ def train_decoder(
                 y = vae.decoder(vae.post_quant_conv(z))
             y = y.float()
             loss = (weight * (y - x).abs()).mean()
-            for a, b, w in zip(_edges(y), _edges(x), (weight[..., :, 1:], weight[..., 1:, :]), strict=True):
+            for a, b, w in zip(edges(y), edges(x), (weight[..., :, 1:], weight[..., 1:, :]), strict=True):
                 loss = loss + hp.edge * (w * (a - b).abs()).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

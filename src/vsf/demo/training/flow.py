@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .rows import Arrays
 
@@ -36,9 +36,63 @@ def key_bias(words: Tensor, pads: Tensor, n_image: int) -> Tensor:
     `pads` [B] is the number of pad tokens the one pad stands for; 0 hides it.
     """
     absent = (words == 0).float() * HIDDEN
-    pad = torch.where(pads > 0, pads.clamp_min(1).log(), torch.full_like(pads, HIDDEN))
     image = torch.zeros(len(words), n_image, device=words.device)
-    return torch.cat([image, absent, absent, pad[:, None]], dim=1)[:, None, None, :]
+    return torch.cat([image, absent, absent, pad_bias(pads)[:, None]], dim=1)[:, None, None, :]
+
+
+def pad_bias(pads: Tensor) -> Tensor:
+    """What is added to the logit of one pad that stands for `pads` [B] of them; 0 hides it."""
+    return torch.where(pads > 0, pads.clamp_min(1).log(), torch.full_like(pads, HIDDEN))
+
+
+def rotated(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of [B, H, S, D] by neighbouring pairs, as diffusers' `apply_rotary_emb`."""
+    cos, sin = cos_sin
+    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack([-imaginary, real], -1).flatten(-2) * sin
+
+
+class Labelled(nn.Module):
+    """A velocity model that learns words as well: heads that say object, colour and parts, of text and of the picture."""
+
+    def __init__(self, text: int, width: int) -> None:
+        """`text` and `width` are the widths of a text token and of a picture's."""
+        from ..pictures import COLORS, OBJECTS, PARTS
+
+        super().__init__()
+        self.counts = (len(OBJECTS), len(COLORS), len(PARTS))
+        self.text_head = nn.Linear(text, sum(self.counts))
+        self.image_head = nn.Linear(width, sum(self.counts))
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        """The tables of word embeddings; row 0 is the pad, and stays zero."""
+        raise NotImplementedError
+
+    def word_tokens(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, S, d] of the words, and [B, S, 1] 1 where there is one."""
+        raise NotImplementedError
+
+    def describe(self, words: Tensor) -> Tensor:
+        """Logits of object, colour and parts from the mean of the word tokens, [B, n]; pre-trains the tables."""
+        tokens, there = self.word_tokens(words)
+        return self.text_head((tokens * there).sum(dim=1) / there.sum(dim=1).clamp_min(1))
+
+    def label_loss(self, logits: Tensor, objects: Tensor, colors: Tensor, parts: Tensor) -> Tensor:
+        """Cross entropy of object and colour (-1: not asked) plus the mean binary cross entropy of the parts."""
+        o, c, p = logits.float().split(self.counts, dim=1)
+        loss = F.binary_cross_entropy_with_logits(p, parts.float())
+        for guess, label in ((o, objects), (c, colors)):
+            known = label >= 0
+            each = F.cross_entropy(guess, label.clamp_min(0), reduction="none")
+            loss = loss + (each * known).sum() / known.sum().clamp_min(1)
+        return loss
+
+    def keep_pads(self) -> None:
+        """Take the gradient of the pads away."""
+        for table in self.tables:
+            if table.grad is not None:
+                table.grad[0] = 0
 
 
 class Noising(Protocol):
@@ -125,8 +179,13 @@ class RowStore:
         shape = (len(drawn.row), *self.latents.shape[1:])
         noise = torch.randn(shape, generator=generator)[drawn.source].to(self.latents.device)
         latent = self.latents[drawn.row].float()
-        blend = drawn.sigma[:, None, None, None]
+        blend = per_row(drawn.sigma, latent)
         return (1 - blend) * latent + blend * noise, noise - latent
+
+
+def per_row(values: Tensor, x: Tensor) -> Tensor:
+    """Values [B] in the shape that multiplies rows of x [B, ...]."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def noise_levels(rng: np.random.Generator, n: int, mean: float, std: float, uniform: float) -> np.ndarray:

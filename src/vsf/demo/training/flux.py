@@ -19,13 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...files import json_bytes, write_whole
 from ..model import Recipe, load_demo_pipeline
-from .flow import HIDDEN, RowStore
-from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, machine, say
-from .output import loss_curve, sample_sheet, save_pipeline
+from .flow import HIDDEN, RowStore, pad_bias, rotated
+from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast
+from .output import sample_sheet, save_pipeline
 from .rows import encoded, rendered
-from .sd3 import Velocity
+from .sd3 import Velocity, learnt, leave_facts
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class PlainFluxAttention:
             q = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), q], 2)
             k = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(text))), k], 2)
             v = torch.cat([heads(attn.add_v_proj(text)), v], 2)
-        q, k = _rotated(q, image_rotary_emb), _rotated(k, image_rotary_emb)
+        q, k = rotated(q, image_rotary_emb), rotated(k, image_rotary_emb)
         if q.is_cuda:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask.to(q.dtype))
         else:
@@ -102,13 +101,6 @@ class PlainFluxAttention:
             return z
         n = encoder_hidden_states.shape[1]
         return attn.to_out[0](z[:, n:]), attn.to_add_out(z[:, :n])
-
-
-def _rotated(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [B, H, S, D] by neighbouring pairs, as diffusers' `apply_rotary_emb`."""
-    cos, sin = cos_sin
-    real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return x * cos + torch.stack([-imaginary, real], -1).flatten(-2) * sin
 
 
 class FluxVelocity(nn.Module):
@@ -136,9 +128,8 @@ class FluxVelocity(nn.Module):
         """
         t = self.transformer
         text = t.context_embedder(F.pad(F.embedding(words, self.table), (0, 0, 0, 1)))
-        pad = torch.where(pads > 0, pads.clamp_min(1).log(), torch.full_like(pads, HIDDEN))
         image_keys = x.new_zeros(len(x), self.side**2)
-        bias = torch.cat([(words == 0).float() * HIDDEN, pad[:, None], image_keys], 1)[:, None, None, :]
+        bias = torch.cat([(words == 0).float() * HIDDEN, pad_bias(pads)[:, None], image_keys], 1)[:, None, None, :]
         pooled = x.new_zeros(len(x), t.config.pooled_projection_dim)
         temb = t.time_text_embed(sigma * 1000, scale * 1000, pooled)
         image = t.x_embedder(pack(x))
@@ -323,24 +314,19 @@ def train_flux(
     training = Optimisation(student, recipe.train, out / "transformer.safetensors", (), minutes)
     call = Compiled(student, recipe.train.compile, place)
 
-    def finished() -> Any:
-        """A stock pipeline with the averaged weights, in float32."""
+    def finished(weights: dict[str, Tensor]) -> Any:
+        """A stock pipeline with averaged weights, in float32."""
         made = build_transformer(recipe.transformer, channels, t5.shape[1], pooled)
-        made.load_state_dict({k.removeprefix("transformer."): v for k, v in training.averaged().items()})
+        made.load_state_dict({k.removeprefix("transformer."): v for k, v in weights.items()})
         return FluxPipeline(**flux_components(load_demo_pipeline(), made.eval()))
 
-    def report() -> None:
-        sheet = sample_sheet(finished(), height=base.size, width=base.size, guidance_scale=recipe.targets.teacher)
-        sheet.save(out / f"transformer-{training.rows:08d}.png")
-        loss_curve(training.at.log, out / "transformer-loss.png")
+    def sheet(weights: dict[str, Tensor]) -> Any:
+        return sample_sheet(
+            finished(weights), height=base.size, width=base.size, guidance_scale=recipe.targets.teacher
+        )
 
-    try:
-        done = training.run(lambda step: flux_loss(call, teacher, store, recipe, step), report, stop_after)
-    finally:
-        run.note(samples=training.rows, seconds={"transformer": round(training.at.seconds, 1)})
-    if done:
-        save_pipeline(finished(), out / "weights")
-        facts = {"machine": machine(place), "torch": torch.__version__, **run.notes, "recipe": asdict(recipe)}
-        write_whole(out / "weights" / "training.json", json_bytes(facts, 1))
-        say(f"weights in {out / 'weights'}")
-    return out / "weights"
+    averaged = learnt(run, training, lambda step: flux_loss(call, teacher, store, recipe, step), sheet, stop_after)
+    if averaged is None:
+        return out / "weights"
+    save_pipeline(finished(averaged), out / "weights")
+    return leave_facts(run, asdict(recipe), out, place)

@@ -33,7 +33,8 @@ Log = list[tuple[int, dict[str, float]]]
 
 #: What a run writes in its folder beside the weights and the cache; nothing else is removed to start over.
 _OWN = re.compile(
-    r"(recipe|run)\.json|(vae|decoder|transformer|distillation|judge)(\.safetensors|-loss\.png|-\d{8}\.png)", re.ASCII
+    r"(recipe|run)\.json|(vae|decoder|stills|transformer|distillation|judge)(\.safetensors|-loss\.png|-\d{8}\.png)",
+    re.ASCII,
 )
 
 _console = Console()

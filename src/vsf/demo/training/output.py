@@ -26,14 +26,15 @@ SHEET = (
 def sample_sheet(
     pipe: Any, prompts: Sequence[str] = SHEET, columns: int = 8, seed: int = 5, **call: Any
 ) -> Image.Image:
-    """One picture per prompt (8 steps), each labelled; the prompts of a group of four share their noise.
+    """One picture per prompt (8 steps), of a clip its last frame, each labelled; four prompts after another share their noise.
 
     `call` goes to the pipeline; guidance_scale is 0 unless given there.
     """
     generators = [torch.Generator().manual_seed(seed + i // 4) for i in range(len(prompts))]
     pipe.set_progress_bar_config(disable=True)
     call = {"num_inference_steps": 8, "guidance_scale": 0.0, **call}
-    pictures = pipe(list(prompts), generator=generators, **call).images
+    out = pipe(list(prompts), generator=generators, output_type="pil", **call)
+    pictures = [clip[-1] for clip in out.frames] if hasattr(out, "frames") else out.images
     side = 2 * pictures[0].width
     rows = math.ceil(len(pictures) / columns)
     sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 30)), "white")

@@ -8,7 +8,7 @@ import os
 import shutil
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..model import Recipe
-from ..worlds import split_words
+from ..model import DataRecipe
+from ..worlds import FIRST, split_words
 from ..worlds import world as named
 from .loop import autocast, progress_bar, save_tensors, say
 
@@ -25,19 +25,36 @@ Arrays = dict[str, np.ndarray]
 PART = 4000  # rows per file of latents: what an interrupted run loses at most
 
 
-def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words: int) -> Arrays:
-    """Render `rows` training rows; the same arguments give the same rows in every process.
+class Rendering(Protocol):
+    """What decides the rows: see `vsf.demo.model.Recipe`; `latent_size` is the side of the mask."""
 
-    Returns arrays over rows: image uint8 [N, size, size, 3]; mask bool [N, latent, latent], where any pixel of the
-    part mask falls in the cell; words int16 [N, words], 0 where there is none; object, color int16 (-1 for none);
-    parts bool [N, P]; second bool, true for the second row of an antithetic pair, which follows its first.
+    @property
+    def seed(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def latent_size(self) -> int: ...
+    @property
+    def data(self) -> DataRecipe: ...
+
+
+def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words: int, of: str = FIRST) -> Arrays:
+    """Render `rows` training rows of a world; the same arguments give the same rows in every process.
+
+    Returns arrays over rows: image uint8 [N, size, size, 3], of clips [N, T, size, size, 3]; mask bool [N, latent,
+    latent], where any pixel of the part mask falls in the cell, of clips [N, 1 + (T - 1) / 4, latent, latent], that of
+    every fourth frame, the last that a latent frame stands for; words int16 [N, words], 0 where there is none; object,
+    color int16 (-1 for none); parts bool [N, P]; second bool, true for the second row of an antithetic pair, which
+    follows its first.
     """
-    world = named("pictures")
+    world = named(of)
     code, rng = world.code, np.random.default_rng([seed, 1, chunk])
+    clip = () if world.frames is None else (world.frames,)
+    masked = () if world.frames is None else (len(range(0, world.frames, 4)),)
     ids = {word: i for i, word in enumerate(world.tokens)}
     out: Arrays = {
-        "image": np.zeros((rows, size, size, 3), np.uint8),
-        "mask": np.zeros((rows, latent, latent), np.bool_),
+        "image": np.zeros((rows, *clip, size, size, 3), np.uint8),
+        "mask": np.zeros((rows, *masked, latent, latent), np.bool_),
         "words": np.zeros((rows, words), np.int16),
         "object": np.full(rows, -1, np.int16),
         "color": np.full(rows, -1, np.int16),
@@ -51,8 +68,8 @@ def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words
             continue
         for i, (scene, text) in enumerate(group):
             out["image"][n] = code.render(scene, size)
-            mask = code.part_mask(scene, size)
-            out["mask"][n] = mask.reshape(latent, cell, latent, cell).any(axis=(1, 3))
+            mask = code.part_mask(scene, size) if not clip else code.part_mask(scene, size, range(0, *clip, 4))
+            out["mask"][n] = mask.reshape(*masked, latent, cell, latent, cell).any(axis=(-3, -1))
             out["words"][n, : len(text)] = [ids[word] for word in text]
             if scene.object is not None:
                 out["object"][n] = world.objects.index(scene.object)
@@ -63,15 +80,23 @@ def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words
     return out
 
 
-def _render_job(job: tuple[int, int, int, int, int, int]) -> Arrays:
+def _render_job(job: tuple[int, int, int, int, int, int, str]) -> Arrays:
     return render_chunk(*job)
 
 
-def render_data(recipe: Recipe, folder: Path) -> Arrays:
-    """Render the recipe's rows into `folder` (one .npy per array) and return them memory-mapped."""
+def render_data(recipe: Rendering, folder: Path, of: str = FIRST) -> Arrays:
+    """Render the recipe's rows of a world into `folder` (one .npy per array) and return them memory-mapped."""
     chunk = min(1000, recipe.data.rows)
     jobs = [
-        (recipe.seed, i, min(chunk, recipe.data.rows - i * chunk), recipe.size, recipe.latent_size, recipe.data.words)
+        (
+            recipe.seed,
+            i,
+            min(chunk, recipe.data.rows - i * chunk),
+            recipe.size,
+            recipe.latent_size,
+            recipe.data.words,
+            of,
+        )
         for i in range(math.ceil(recipe.data.rows / chunk))
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,20 +130,22 @@ def load_arrays(folder: Path) -> Arrays:
 
 
 def pictures_of(images: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [-1, 1], channels last."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    """uint8 [N, ..., H, W, 3] -> float [N, 3, ..., H, W] in [-1, 1], channels last."""
+    return torch.from_numpy(np.array(images)).to(device).movedim(-1, 1).float().div(127.5).sub(1)
 
 
 @torch.no_grad()
 def encode(vae: Any, images: np.ndarray, device: torch.device) -> Tensor:
-    """Latent means of all pictures, float16 on the CPU [N, C, h, w]."""
-    vae.to(device=device, memory_format=torch.channels_last).eval()
+    """Latent means of all pictures or clips, float16 on the CPU [N, C, ..., h, w]."""
+    flat = images.ndim == 4
+    vae.to(device=device, memory_format=torch.channels_last if flat else torch.preserve_format).eval()
     out: list[Tensor] = []
+    batch = 128 if flat else 16
     with progress_bar() as progress, autocast(device):
         bar = progress.add_task("encode", total=len(images))
-        for i in range(0, len(images), 128):
-            out.append(vae.encode(pictures_of(images[i : i + 128], device)).latent_dist.mean.half().cpu())
-            progress.update(bar, advance=128)
+        for i in range(0, len(images), batch):
+            out.append(vae.encode(pictures_of(images[i : i + batch], device)).latent_dist.mean.half().cpu())
+            progress.update(bar, advance=batch)
     return torch.cat(out)
 
 
@@ -126,26 +153,26 @@ def _digest(*pieces: bytes) -> str:
     return hashlib.sha256(b"".join(pieces)).hexdigest()[:10]
 
 
-def rendered(recipe: Recipe, cache: Path) -> tuple[Arrays, Path]:
-    """The recipe's rows, memory-mapped, and their folder in `cache`; rendered if they are not there.
+def rendered(recipe: Rendering, cache: Path, of: str = FIRST) -> tuple[Arrays, Path]:
+    """The recipe's rows of a world, memory-mapped, and their folder in `cache`; rendered if they are not there.
 
     The folder's name carries a digest of the first rows, so a world that draws something else gets another folder.
     """
-    first = render_chunk(recipe.seed, 0, 16, recipe.size, recipe.latent_size, recipe.data.words)
+    first = render_chunk(recipe.seed, 0, 16, recipe.size, recipe.latent_size, recipe.data.words, of)
     digest = _digest(*(first[name].tobytes() for name in sorted(first)))
-    folder = cache / f"rows-{recipe.size}px-{recipe.data.rows}-seed{recipe.seed}-{digest}"
+    folder = cache / f"{'rows' if of == FIRST else of}-{recipe.size}px-{recipe.data.rows}-seed{recipe.seed}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "lock"):  # another training that began at the same time waits, and finds them
         if not folder.is_dir():
             part = folder.with_name(folder.name + ".part")
             shutil.rmtree(part, ignore_errors=True)
-            render_data(recipe, part)
+            render_data(recipe, part, of)
             os.replace(part, folder)
     return load_arrays(folder), folder
 
 
 def encoded(vae: Any, images: Any, folder: Path, rows: int, device: torch.device) -> Tensor:
-    """Latent means of the first `rows` pictures, float16 on the CPU [N, C, h, w]; kept in `folder` in parts."""
+    """Latent means of the first `rows` pictures or clips, float16 on the CPU [N, C, ..., h, w]; kept in `folder` in parts."""
     weights = {k: v for k, v in vae.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
     digest = _digest(*(weights[k].float().cpu().numpy().tobytes() for k in sorted(weights)))
     kept = folder / f"latents-{digest}"

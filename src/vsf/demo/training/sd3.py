@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...files import json_bytes, write_whole
-from ..model import Recipe, build_components, build_pipeline
+from ..model import DistillRecipe, Recipe, TrainRecipe, build_components, build_pipeline
 from .autoencoder import train_decoder, train_vae
-from .flow import RowStore, key_bias, text_tokens
+from .flow import Labelled, RowStore, key_bias, per_row, text_tokens
 from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, load_tensors, machine, save_tensors, say
 from .output import loss_curve, sample_sheet, save_pipeline
 from .rows import encoded, rendered
@@ -62,13 +62,11 @@ class BiasedJointAttention:
         return attn.to_out[0](image), text
 
 
-class Velocity(nn.Module):
+class Velocity(Labelled):
     """The transformer with its text tables and the auxiliary heads of training."""
 
     def __init__(self, recipe: Recipe, components: dict[str, Any]) -> None:
-        from ..pictures import COLORS, OBJECTS, PARTS
-
-        super().__init__()
+        super().__init__(recipe.joint_dim, recipe.transformer.heads * recipe.transformer.head_dim)
         self.transformer = components["transformer"]
         for block in self.transformer.transformer_blocks:
             block.attn.set_processor(BiasedJointAttention())
@@ -76,10 +74,10 @@ class Velocity(nn.Module):
         self.clip_2 = nn.Parameter(_clip_table(components["text_encoder_2"]).detach().clone())
         self.t5 = nn.Parameter(components["text_encoder_3"].shared.weight.detach().clone())
         self.n_image = (recipe.latent_size // recipe.transformer.patch) ** 2
-        self.counts = (len(OBJECTS), len(COLORS), len(PARTS))
-        width = recipe.transformer.heads * recipe.transformer.head_dim
-        self.text_head = nn.Linear(recipe.joint_dim, sum(self.counts))
-        self.image_head = nn.Linear(width, sum(self.counts))
+
+    @property
+    def tables(self) -> tuple[Tensor, ...]:
+        return self.clip, self.clip_2, self.t5
 
     def forward(self, x: Tensor, sigma: Tensor, words: Tensor, pads: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity [B, C, h, w] of latents `x` at noise level `sigma` [B], and the auxiliary logits [B, n]."""
@@ -103,29 +101,28 @@ class Velocity(nn.Module):
         v = patches.view(len(x), side, side, p, p, c).permute(0, 5, 1, 3, 2, 4)
         return v.reshape(x.shape), logits
 
-    def describe(self, words: Tensor) -> Tensor:
-        """Logits of object, colour and parts from the mean of the word tokens, [B, n]; pre-trains the tables."""
+    def word_tokens(self, words: Tensor) -> tuple[Tensor, Tensor]:
         tokens = text_tokens(self.clip, self.clip_2, self.t5, words)[:, :-1]
-        there = (words != 0).float().repeat(1, 2)[..., None]
-        return self.text_head((tokens * there).sum(dim=1) / there.sum(dim=1).clamp_min(1))
-
-    def label_loss(self, logits: Tensor, objects: Tensor, colors: Tensor, parts: Tensor) -> Tensor:
-        """Cross entropy of object and colour (-1: not asked) plus the mean binary cross entropy of the parts."""
-        o, c, p = logits.float().split(self.counts, dim=1)
-        loss = F.binary_cross_entropy_with_logits(p, parts.float())
-        for guess, label in ((o, objects), (c, colors)):
-            known = label >= 0
-            each = F.cross_entropy(guess, label.clamp_min(0), reduction="none")
-            loss = loss + (each * known).sum() / known.sum().clamp_min(1)
-        return loss
+        return tokens, (words != 0).float().repeat(1, 2)[..., None]
 
 
 def _clip_table(encoder: Any) -> Tensor:
     return encoder.get_input_embeddings().weight
 
 
+class FlowRecipe(Protocol):
+    """What the losses need of a recipe."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def train(self) -> TrainRecipe: ...
+    @property
+    def distill(self) -> DistillRecipe: ...
+
+
 def flow_loss(
-    model: Velocity, forward: Callable[..., tuple[Tensor, Tensor]], store: RowStore, recipe: Recipe, step: int
+    model: Labelled, forward: Callable[..., tuple[Tensor, Tensor]], store: RowStore, recipe: FlowRecipe, step: int
 ) -> dict[str, Tensor]:
     """Rectified-flow loss (Liu et al. 2022; Esser et al. 2024) of one batch, and the weighted auxiliary loss.
 
@@ -142,7 +139,7 @@ def distill_loss(
     student: Callable[..., tuple[Tensor, Tensor]],
     teacher: Callable[..., tuple[Tensor, Tensor]],
     store: RowStore,
-    recipe: Recipe,
+    recipe: FlowRecipe,
     step: int,
 ) -> dict[str, Tensor]:
     """Guidance distillation (Meng et al. 2023, arXiv 2210.03142): one pass learns what guidance needs two for.
@@ -156,18 +153,20 @@ def distill_loss(
         with torch.no_grad():
             both = teacher(*(torch.cat([a, b]) for a, b in ((x, x), (s, s), (words, 0 * words), (pads, pads))))[0]
             c, u = both.float().chunk(2)
-            scale = torch.where((words != 0).any(1), recipe.distill.guidance, 1.0).view(-1, 1, 1, 1)
-            target = u + scale * (c - u)
+            scale = torch.where((words != 0).any(1), recipe.distill.guidance, 1.0)
+            target = u + per_row(scale, u) * (c - u)
         v, _ = student(x, s, words, pads)
     return {"distance": _weighted(recipe, store, row, v, target)}
 
 
-def _weighted(recipe: Recipe, store: RowStore, row: Tensor, v: Tensor, target: Tensor) -> Tensor:
+def _weighted(recipe: FlowRecipe, store: RowStore, row: Tensor, v: Tensor, target: Tensor) -> Tensor:
     weight = 1 + recipe.train.mask_weight * store.mask[row].float()[:, None]
     return (weight * (v.float() - target).pow(2)).mean()
 
 
-def _batch(store: RowStore, recipe: Recipe, stream: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _batch(
+    store: RowStore, recipe: FlowRecipe, stream: int, step: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Rows [B], noisy latents, noise levels [B], pad counts [B] and velocity targets of one step."""
     rng = np.random.default_rng([recipe.seed, stream, step])
     drawn = store.draw(rng, recipe.train.batch, recipe.train)
@@ -175,29 +174,23 @@ def _batch(store: RowStore, recipe: Recipe, stream: int, step: int) -> tuple[Ten
     return drawn.row, x, drawn.sigma, drawn.pads, target
 
 
-def pretrain_text(model: Velocity, store: RowStore, recipe: Recipe) -> float:
+def pretrain_text(model: Labelled, store: RowStore, seed: int, steps: int) -> float:
     """Teach the text tables what captions are about; returns the last loss."""
-    tables = [model.clip, model.clip_2, model.t5, *model.text_head.parameters()]
+    tables = [*model.tables, *model.text_head.parameters()]
     optimizer = torch.optim.AdamW(tables, 5e-3, weight_decay=0.0)
     captioned = torch.nonzero(store.words[:, 0] != 0)[:, 0]
     loss = torch.zeros(())
-    for step in range(recipe.text.pretrain_steps):
-        rng = np.random.default_rng([recipe.seed, 4, step])
+    for step in range(steps):
+        rng = np.random.default_rng([seed, 4, step])
         row = captioned[torch.from_numpy(rng.integers(len(captioned), size=256)).to(captioned.device)]
         loss = model.label_loss(
             model.describe(store.words[row]), store.objects[row], store.colors[row], store.parts[row]
         )
         loss.backward()
-        _zero_pad_grad(model)
+        model.keep_pads()
         optimizer.step()
         optimizer.zero_grad()
     return float(loss.detach())
-
-
-def _zero_pad_grad(model: Velocity) -> None:
-    for table in (model.clip, model.clip_2, model.t5):
-        if table.grad is not None:
-            table.grad[0] = 0
 
 
 def fill_components(components: dict[str, Any], weights: dict[str, Tensor]) -> None:
@@ -270,60 +263,87 @@ def train_sd3(
         fill_components(parts, weights)
         return build_pipeline(parts)
 
-    def phase(name: str, model: Velocity, schedule: Schedule) -> Optimisation:
-        file = out / f"{name}.safetensors"
-        return Optimisation(
-            model, schedule, file, ("clip", "clip_2", "t5"), minutes if name == "transformer" else None
-        )
-
-    def report(part: Optimisation) -> None:
-        sample_sheet(finished(part.averaged())).save(out / f"{part.path.stem}-{part.rows:08d}.png")
-        loss_curve(part.at.log, out / f"{part.path.stem}-loss.png")
+    def sheet(weights: dict[str, Tensor]) -> Any:
+        return sample_sheet(finished(weights))
 
     model, hp = Velocity(recipe, components).to(place).train(), recipe.train
     if not (out / "transformer.safetensors").is_file():
         with run.timed("text"):
-            pretrain_text(model, store, recipe)
+            pretrain_text(model, store, recipe.seed, recipe.text.pretrain_steps)
     schedule = Schedule(
         hp.samples, hp.batch, hp.lr, hp.warmup, "cosine", 1.0, hp.weight_decay, hp.ema, hp.compile, hp.report_minutes
     )
-    training = phase("transformer", model, schedule)
+    training = Optimisation(model, schedule, out / "transformer.safetensors", _TABLES, minutes)
     forward = Compiled(model, hp.compile, place)
-    try:
-        done = training.run(
-            lambda step: flow_loss(model, forward, store, recipe, step),
-            lambda: report(training),
-            stop_after,
-            lambda: _zero_pad_grad(model),
-        )
-    finally:
-        run.note(samples=training.rows, seconds={"transformer": round(training.at.seconds, 1)})
-    if not done:
+    averaged = learnt(
+        run, training, lambda step: flow_loss(model, forward, store, recipe, step), sheet, stop_after, model.keep_pads
+    )
+    if averaged is not None and recipe.distill.samples:
+        averaged = distilled(run, model, averaged, store, recipe, out, _TABLES, sheet, place, stop_after)
+    if averaged is None:
         return out / "weights"
-    averaged = training.averaged()
-    if recipe.distill.samples:
-        own = recipe.distill
-        model.load_state_dict(averaged, strict=False)  # buffers are as they were built
-        teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        schedule = Schedule(
-            own.samples, hp.batch, own.lr, 30 * hp.batch, "cosine", 1.0, 0.0, own.ema, hp.compile, hp.report_minutes
-        )
-        distillation = phase("distillation", model, schedule)
-        student, guide = Compiled(model, hp.compile, place), Compiled(teacher, hp.compile, place)
-        try:
-            done = distillation.run(
-                lambda step: distill_loss(student, guide, store, recipe, step),
-                lambda: report(distillation),
-                stop_after,
-                lambda: _zero_pad_grad(model),
-            )
-        finally:
-            run.note(seconds={"distillation": round(distillation.at.seconds, 1)})
-        if not done:
-            return out / "weights"
-        averaged = distillation.averaged()
     save_pipeline(finished(averaged), out / "weights")
-    facts = {"machine": machine(place), "torch": torch.__version__, **run.notes, "recipe": recipe.to_dict()}
+    return leave_facts(run, recipe.to_dict(), out, place)
+
+
+_TABLES = ("clip", "clip_2", "t5")
+
+
+def learnt(
+    run: TrainingRun,
+    part: Optimisation,
+    loss: Callable[[int], dict[str, Tensor]],
+    sheet: Callable[[dict[str, Tensor]], Any],
+    stop_after: int | None = None,
+    before_step: Callable[[], None] | None = None,
+) -> dict[str, Tensor] | None:
+    """Make the steps that are left of one part of a run; its averaged weights, or None where it was interrupted.
+
+    `sheet` draws a picture of what averaged weights do, which is left beside every checkpoint.
+    """
+    name = part.path.stem
+
+    def report() -> None:
+        sheet(part.averaged()).save(part.path.with_name(f"{name}-{part.rows:08d}.png"))
+        loss_curve(part.at.log, part.path.with_name(f"{name}-loss.png"))
+
+    try:
+        done = part.run(loss, report, stop_after, before_step)
+    finally:
+        counted = {"samples": part.rows} if name == "transformer" else {}
+        run.note(seconds={name: round(part.at.seconds, 1)}, **counted)
+    return part.averaged() if done else None
+
+
+def distilled(
+    run: TrainingRun,
+    model: Labelled,
+    weights: dict[str, Tensor],
+    store: RowStore,
+    recipe: FlowRecipe,
+    out: Path,
+    tables: tuple[str, ...],
+    sheet: Callable[[dict[str, Tensor]], Any],
+    place: torch.device,
+    stop_after: int | None = None,
+) -> dict[str, Tensor] | None:
+    """Distil guidance into a model of these averaged weights, which is its own teacher; as `learnt`."""
+    own, hp = recipe.distill, recipe.train
+    model.load_state_dict(weights, strict=False)  # buffers are as they were built
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    schedule = Schedule(
+        own.samples, hp.batch, own.lr, 30 * hp.batch, "cosine", 1.0, 0.0, own.ema, hp.compile, hp.report_minutes
+    )
+    part = Optimisation(model, schedule, out / "distillation.safetensors", tables)
+    student, guide = Compiled(model, hp.compile, place), Compiled(teacher, hp.compile, place)
+    return learnt(
+        run, part, lambda step: distill_loss(student, guide, store, recipe, step), sheet, stop_after, model.keep_pads
+    )
+
+
+def leave_facts(run: TrainingRun, recipe: dict[str, Any], out: Path, place: torch.device) -> Path:
+    """Write beside the weights in `out` how they were made; returns their folder."""
+    facts = {"machine": machine(place), "torch": torch.__version__, **run.notes, "recipe": recipe}
     write_whole(out / "weights" / "training.json", json_bytes(facts, 1))
     say(f"weights in {out / 'weights'}")
     return out / "weights"
