@@ -118,6 +118,13 @@ TINY: dict[str, Tiny] = {
         (128, 2, 4, 4),
         24,
     ),
+    "wan_camera": Tiny(
+        "WAN21_Camera",
+        {**WAN, "model_type": "camera", "in_dim": 32, "in_dim_control_adapter": 1},
+        (16, 3, 8, 6),
+        24,
+        extra={"camera_conditions": torch.linspace(-1, 1, 3 * 64 * 48).sin().view(1, 1, 3, 64, 48)},
+    ),
     "wan_animate": Tiny(
         "WAN22_Animate",
         {**WAN, "model_type": "animate", "in_dim": 36, "num_layers": 5},  # every fifth block looks at the face

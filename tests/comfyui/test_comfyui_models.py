@@ -36,6 +36,7 @@ FAMILIES = (
     "wan",
     "wan_i2v",
     "vace",
+    "wan_camera",
     "wan_animate",
     "ltx",
     "radiance",
@@ -58,7 +59,7 @@ JOINT = (
     *NEWER_JOINT,
 )
 #: Wan models with a picture of which a vision encoder tells.
-PICTURES = ("wan_i2v", "wan_animate")
+PICTURES = ("wan_i2v", "wan_camera", "wan_animate")
 #: A UNet sums so many terms that more steps would hide an error.
 STEPS = {"sd15": 1, "sdxl": 1}
 
