@@ -446,7 +446,7 @@ def test_demo_gate_measures_and_writes(
         (["gate", "--oracle", "missing"], "no oracle in missing"),
         (["show", "--model", "/no/such/folder"], "no model folder"),
         (["train", "--recipe", "missing.toml"], "cannot read the recipe missing.toml: no such file or directory"),
-        (["train", "--model", "sd4"], "unknown model 'sd4'; allowed: sd3, flux; did you mean sd3?"),
+        (["train", "--model", "sd4"], "unknown model 'sd4'; allowed: sd3, flux, wan; did you mean sd3?"),
         (["train", "--device", "abacus"], "device 'abacus' is not usable here"),
         (["train", "--recipe", "/"], "cannot read the recipe /: is a directory"),
         (["render", "--out", "missing/world.png"], "cannot write"),
