@@ -21,7 +21,7 @@ from .streams import (
     nothing,
     numbered,
     two_texts,
-    wan_grid,
+    wan_reference,
 )
 
 __all__ = ["FAMILIES", "Family", "check_encoder", "family_of", "supported"]
@@ -264,7 +264,7 @@ FAMILIES: tuple[Family, ...] = (
         ("WanModel", "VaceWanModel", "CameraWanModel", "AnimateWanModel", "WanModel_S2V"),
         "cross",
         lambda m: len(m.blocks) + len(getattr(m, "vace_blocks", ())),
-        taps=wan_grid,
+        taps=wan_reference,
         before=_wan_before,
         encoders=("umt5xxl",),
     ),

@@ -10,6 +10,7 @@ there already, for the big unguided part. Legend: B batch, H heads, P prompt tok
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from vsf.core.geometry import Frame, cross_attention, joint_attention
 from vsf.guidance import Guidance, blocks_text, knobs
 
 from .families import FAMILIES, Family, family_of
-from .maps import POSITIVE, Record, latent_size
+from .maps import POSITIVE, Record, grid_of, of_picture
 from .prompt import Tokens, negative_of
 
 __all__ = ["KEY", "Guide", "guide_model"]
@@ -51,22 +52,23 @@ class Pass:
 
     def __init__(
         self, guide: Guide, frames: list[Frame], negative: Tensor, size: tuple[int, ...], step: int,
-        given: Mapping[str, Any], text_first: bool,
+        given: Mapping[str, Any], text_first: bool, grid: tuple[int, ...] | None,
     ) -> None:  # fmt: skip
         self.guide, self.frames, self.negative, self.size, self.step = guide, frames, negative, size, step
         self.frame = frames[0]  # of the attention at hand: a model with two texts can have two negatives
         self.given, self.text_first = given, text_first  # what else the model is given
         self.n_neg = sum(frame.n_neg for frame in frames)
+        self.grid = grid  # how many tokens the picture has along each axis of its latent, where the model says so
+        # Which of the image's tokens are on the map: others can be a reference picture's.
+        self.shown: slice | Tensor = slice(0, None if grid is None else math.prod(grid))
         self.ids: list[Any] = []  # of the positive conditionings in this pass
         self.options: dict[str, Any] = {}
         self.previous: Callable[..., Tensor] | None = None
         self.length: int | None = None  # of the joint attention
-        # How many tokens in front of the image's grid count as image, and how many there are on the grid (None: the rest).
-        self.beside, self.grid = 0, None
         self.text_order: Tensor | None = None  # where the text's tokens are to stand behind the image's, if elsewhere
         self.met = 0  # attentions that were guided
-        self.entered: int | None = None  # attentions that should be, where the modules say so
-        self.site, self.stream = 0, 0  # which of them is at hand, and of which text
+        self.site, self.stream = 0, 0  # which attention is at hand, and over which text, where the modules say so
+        self.entered: set[int] = set()  # the texts that were attended to, where they do
         self.text_next = False  # the next attention is the one over the text
         self.self_done = False
         self.padded_in_front = False  # the prompt was, by the model
@@ -126,11 +128,16 @@ class Pass:
 
         return replaced
 
+    def behind(self, n: int) -> None:
+        """The picture's own tokens stand behind n others that count as image."""
+        if self.grid is not None:
+            self.shown = slice(n, n + math.prod(self.grid))
+
     def enter(self, site: int, stream: int, *_: Any) -> None:
         """A module is about to attend to the text of a stream."""
         self.site, self.stream, self.text_next = site, stream, True
         self.frame = self.frames[min(stream, len(self.frames) - 1)]
-        self.entered = (self.entered or 0) + 1
+        self.entered.add(stream)
 
     def leave(self, *_: Any) -> None:
         """It has, or another node did in its place."""
@@ -200,7 +207,7 @@ class Pass:
     def _guided(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: Any, scale: float | None = None
     ) -> Tensor:
-        method, site = self.guide.method, self.met if self.entered is None else self.site
+        method, site = self.guide.method, self.site if self.entered else self.met
         self.met += 1
         active = method.blocks is None or site in method.blocks
         # The map is of the picture, not of the sound.
@@ -220,7 +227,7 @@ class Pass:
     def _recorder(self, site: int) -> Callable[[Tensor], None]:
         def record(w: Tensor) -> None:
             rows = self.frame.guided
-            w = (w if rows is None else w[rows.flatten().to(w.device)])[:, self.beside :][:, : self.grid]
+            w = (w if rows is None else w[rows.flatten().to(w.device)])[:, self.shown]
             self.guide.record.add(self.step, site, w, self.ids)
 
         return record
@@ -313,10 +320,12 @@ class Guide:
             for negative, frame in zip(negatives, frames, strict=True)
         ]
         front = self.family.text_first(model)
-        pass_ = Pass(self, frames, tokens[0], tuple(x.shape[2:]), self._step(options), kwargs, front)
+        size = tuple(x.shape[2:])
+        grid = grid_of(model, size)
+        pass_ = Pass(self, frames, tokens[0], size, self._step(options), kwargs, front, grid)
         pass_.padded_in_front = not bool(text[:, 0].any())
         if self.record.on:
-            self.record.size = self.record.size or latent_size(base, x)
+            self.record.size = self.record.size or tuple(of_picture(base, x).shape)
             kinds = options.get("cond_or_uncond") or [POSITIVE]
             ids = options.get("uuids") or [None] * len(kinds)
             pass_.ids = [name for name, kind in zip(ids, kinds, strict=True) if kind == POSITIVE]
@@ -354,7 +363,8 @@ class Guide:
         Later passes may skip blocks (caches, skip-layer guidance), and so may nodes that replace whole blocks.
         """
         skipping = bool(options.get("patches_replace", {}).get("dit"))
-        sites, wanted = pass_.met, pass_.entered or self.sites
+        sites, texts = pass_.met, len(self.family.streams)
+        wanted = self.sites * (len(pass_.entered) or texts) // texts  # a video without sound has one text
         if self.fresh and sites != wanted and (sites == 0 or not skipping):
             raise RuntimeError(
                 f"{sites} of {wanted} attention blocks of this model ({self.family.name}) could be guided: another "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from vsf.core.suppression import Suppression, on_grid
 
-__all__ = ["POSITIVE", "Record", "at_each_point", "draw", "latent_size", "suppression"]
+__all__ = ["POSITIVE", "Record", "at_each_point", "draw", "grid_of", "of_picture", "suppression"]
 
 #: ComfyUI's number for the positive prompt in `cond_or_uncond`.
 POSITIVE = 0
@@ -47,7 +48,7 @@ class Record:
         """Read, as ComfyUI is about to, which conditionings are for which part of the latent `x`."""
         from comfy import samplers  # pyright: ignore[reportMissingImports]
 
-        self.size = latent_size(model, x)
+        self.size = tuple(of_picture(model, x).shape)
         self.parts.clear()
         self.sums.clear()
         if len(positive or ()) == 1 and not {"area", "mask"} & set(positive[0]):
@@ -61,7 +62,9 @@ class Record:
         if rest:  # these are for what the others leave over
             samplers.finalize_default_conds(model, here, [rest], x, sigma, options)
         for group in here.values():
-            self.parts |= {part.uuid: (part.area, part.mult[:, 0].float().cpu()) for part, _ in group}
+            self.parts |= {
+                part.uuid: (part.area, of_picture(model, part.mult)[:, 0].float().cpu()) for part, _ in group
+            }
 
     def add(self, step: int, site: int, w: Tensor, ids: list[Any]) -> None:
         """Take in w `[conditionings B, S]` of one attention; `ids` says whose."""
@@ -85,10 +88,26 @@ class Record:
         self.share[step, site] = (total / weight.clamp_min(1e-37)).flatten(1)
 
 
-def latent_size(model: Any, x: Tensor) -> tuple[int, ...]:
-    """The size of the picture's latent in `x`, which ComfyUI packs with the sound's into one row."""
-    shapes = getattr(model, "latent_shapes", None) or [x.shape]
-    return tuple(x.shape) if len(shapes) == 1 else (x.shape[0], *shapes[0][1:])
+def of_picture(model: Any, x: Tensor) -> Tensor:
+    """The picture's part of a latent, or of weights of one, which ComfyUI packs with the sound's into one row."""
+    shapes = getattr(model, "latent_shapes", None) or ()
+    if len(shapes) < 2:
+        return x
+    shape = shapes[0][1:]
+    return x.flatten(1)[:, : math.prod(shape)].unflatten(1, shape)
+
+
+def grid_of(model: Any, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How many tokens a latent of this size has along each axis; None if the model has no patch size, or one of another
+    number of axes."""
+    patch = getattr(model, "patch_size", getattr(model, "patch", None))
+    if patch is None:
+        return None
+    each = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    if len(each) > len(size):
+        return None
+    each = (1,) * (len(size) - len(each)) + each
+    return tuple(-(-n // p) for n, p in zip(size, each, strict=True))
 
 
 def at_each_point(w: Tensor, size: tuple[int, ...]) -> Tensor:

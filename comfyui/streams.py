@@ -23,7 +23,7 @@ __all__ = [
     "nothing",
     "numbered",
     "two_texts",
-    "wan_grid",
+    "wan_reference",
 ]
 
 
@@ -33,10 +33,11 @@ def nothing(model: Any, pass_: Any) -> Iterator[None]:
 
 
 @contextmanager
-def wan_grid(model: Any, pass_: Any) -> Iterator[None]:
-    """Wan S2V puts a reference picture and earlier frames behind the video: they are guided, but not on the map."""
-    if hasattr(model, "frame_packer"):
-        pass_.grid = math.prod(-(-n // patch) for n, patch in zip(pass_.size, model.patch_size, strict=True))
+def wan_reference(model: Any, pass_: Any) -> Iterator[None]:
+    """Some Wan models put a reference picture in front of the video: it is guided, but not on the map."""
+    reference = pass_.given.get("reference_latent")
+    if reference is not None and getattr(model, "ref_conv", None) is not None:
+        pass_.behind(math.prod(n // p for n, p in zip(reference.shape[-2:], model.patch_size[1:], strict=True)))
     yield
 
 
@@ -93,7 +94,9 @@ def lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
 
     def begin(x: torch.Tensor, turns: torch.Tensor) -> None:
         frame, patch = pass_.frame, model.patch_size
-        if not omnigen:  # Z-Image's prompt has grown by its pads
+        if omnigen:
+            pass_.behind(x.shape[1] - frame.n_pos - math.prod(pass_.grid))
+        else:  # Z-Image's prompt has grown by its pads
             frame.n_pos = x.shape[1] - up(-(-pass_.size[-2] // patch) * -(-pass_.size[-1] // patch))
         stream = embed(pass_.negative.to(x))
         n = stream.shape[1]
@@ -147,7 +150,7 @@ def mixed_stream(model: Any, pass_: Any) -> Iterator[None]:
     moved to where guidance wants them.
     """
     hunyuan = hasattr(model, "txt_in")
-    mixer, first = (model.txt_in, model.double_blocks[0]) if hunyuan else (model.txtfusion, model.blocks[0])
+    mixer, blocks = (model.txt_in, model.double_blocks) if hunyuan else (model.txtfusion, model.blocks)
     frame, front = pass_.frame, pass_.text_first
     n, p = frame.n_neg, frame.n_pos
     ours, theirs = (slice(n), slice(n, None)) if front else (slice(p, None), slice(p))
@@ -168,6 +171,8 @@ def mixed_stream(model: Any, pass_: Any) -> Iterator[None]:
         return torch.cat([*mixed, output] if front else [output, *mixed], 1)
 
     def place(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if pass_.length is not None:  # an earlier block has; the first can be one that another node skips
+            return None
         if not hunyuan:
             pass_.length = args[0].shape[1]
             return None
@@ -178,7 +183,8 @@ def mixed_stream(model: Any, pass_: Any) -> Iterator[None]:
         start = before if front else before + p
         negative, prompt = text[:, start : start + n], [text[:, seen:start], text[:, start + n :]]
         parts = [negative, *prompt, text[:, :seen]] if front else [text[:, :start], text[:, start + n :], negative]
-        frame.n_pos, pass_.beside = p + letters, seen
+        frame.n_pos = p + letters
+        pass_.behind(seen + kwargs["img"].shape[1] - math.prod(pass_.grid))  # and behind a reference picture
         pass_.length = text.shape[1] + kwargs["img"].shape[1]
         return args, {**kwargs, "txt": torch.cat(parts, 1)}
 
@@ -195,7 +201,7 @@ def mixed_stream(model: Any, pass_: Any) -> Iterator[None]:
         *(block.register_forward_pre_hook(shift, with_kwargs=True) for block in getattr(model, "single_blocks", ())),
         mixer.register_forward_pre_hook(split, with_kwargs=True),
         mixer.register_forward_hook(join),
-        first.register_forward_pre_hook(place, with_kwargs=True),
+        *(block.register_forward_pre_hook(place, with_kwargs=True) for block in blocks),
     ]
     try:
         yield
@@ -271,6 +277,11 @@ def hidream_stream(model: Any, pass_: Any) -> Iterator[None]:
     frame.n_pos, frame.n_neg = p[0] + 2 * p[1], n[0] + 2 * n[1]
     if frame.neg_bias is not None:
         frame.neg_bias = frame.neg_bias[..., :1].expand(-1, -1, -1, frame.n_neg)
+    beside = pass_.given.get("image_cond")
+    if beside is not None:  # the picture to be edited, on the right
+        rows, columns = pass_.grid
+        wide = -(-(pass_.size[-1] + beside.shape[-1]) // model.patch_size)
+        pass_.shown = (torch.arange(rows)[:, None] * wide + torch.arange(columns)).flatten()
     yield
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_runs import draw, point
+from bench_runs import cases, draw, point, says
 from PIL import Image
 
 from vsf.bench.answers import read_answers, write_answers
 from vsf.bench.cases import CaseSet, load_cases
 from vsf.bench.judges import JUDGES, judge_run
 from vsf.bench.judges.base import PictureError, read_clip
-from vsf.bench.run import Run, RunPlan, Unit
+from vsf.bench.run import Answer, Point, Run, RunPlan, Unit
 from vsf.bench.tables import Results
 from vsf.demo import clips
 from vsf.video import save_video
@@ -82,6 +82,25 @@ def test_motion_is_not_compared_where_nothing_was_drawn_without_guidance(run: Ru
     results = Results.load([run])
     del results.points["none"]
     assert "motion" not in results.scores("nag") and "flicker" in results.scores("nag")
+
+
+def test_motion_is_compared_with_the_same_model_s(tmp_path: Path) -> None:
+    """And not with that of another one whose run comes first."""
+    some, moves = cases(3), {"quick": (0.4, 0.2), "slow": (0.1, 0.1)}
+    runs = []
+    for model, (plain, guided) in moves.items():
+        points = (point("none"), Point("cfg", point("none").settings, guidance_scale=4.0), point("vsf"))
+        plan = RunPlan(model, points, tuple(c.id for c in some), some.name, some.hash, (0,), False)
+        run = Run.create(tmp_path / model, plan, some)
+        draw(run)
+        store = run.set_judge("oracle", {"kind": "made"})
+        for unit in plan.units:
+            motion = {"none": plain, "cfg": plain / 2, "vsf": guided}[unit.point]
+            store.put(unit.id, asdict(Answer(unit.id, **says(motion=motion))))
+        runs.append(run)
+    results = Results.load(runs)
+    got = {name: results.scores(name)["motion"].mean for name in results.points}
+    assert got == {"none": 1, "cfg": 1, "vsf": 0.5, "none@slow": 1, "cfg@slow": 1, "vsf@slow": 1}
 
 
 def test_equal_frames_are_one_in_the_file_and_read_as_many(tmp_path: Path) -> None:

@@ -768,6 +768,77 @@ def test_pictures_beside_the_text_belong_to_the_image(pack: Any, tiny_model: Any
         assert pack.maps.suppression(ours.get_attachment("vsf").record, -1, -1).shape == (1, 3, 4, 3)
 
 
+#: With a picture beside the image's own tokens: what says so, and which of the tokens are the picture's own.
+OWN: dict[str, tuple[dict[str, Any], Any]] = {
+    "flux": ({"reference_latents": REFERENCE}, slice(0, 12)),
+    "flux2": ({"reference_latents": [REFERENCE[0].repeat(1, 8, 1, 1)]}, slice(0, 12)),
+    "krea2": (BESIDE["krea2"], slice(0, 12)),
+    "omnigen2": (BESIDE["omnigen2"], slice(4, 16)),  # in front
+    "hunyuan": ({"ref_latent": REFERENCE[0][:, :, None]}, slice(4, 40)),
+    "hidream": ({"concat_latent_image": torch.linspace(-1, 1, 16 * 48).cos().view(1, 16, 8, 6)}, [
+        column + 6 * row for row in range(4) for column in range(3)
+    ]),
+    "wan": ({"reference_latents": [torch.linspace(-1, 1, 16 * 48).cos().view(1, 16, 1, 8, 6)]}, slice(12, 48)),
+    "wan_s2v": ({}, slice(0, 36)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name in FAMILIES])
+def test_the_map_is_of_the_picture_s_own_tokens(
+    pack: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where ComfyUI puts a reference picture in front of it, behind it, or (HiDream E1) in every row beside it."""
+    import comfy_tiny as tiny
+
+    extra, own = OWN[name]
+    if name == "wan":  # Fun Control
+        monkeypatch.setitem(tiny.TINY, name, replace(tiny.TINY[name], unet={**tiny.WAN, "in_dim_ref_conv": 16}))
+    model = tiny.model_of("wan") if name == "wan" else tiny_model(name)
+    every: list[Tensor] = []
+    original = pack.guide.Pass._recorder
+
+    def watched(self: Any, site: int) -> Any:
+        record = original(self, site)
+        return lambda w: (every.append(w), record(w))
+
+    monkeypatch.setattr(pack.guide.Pass, "_recorder", watched)
+    record = _recorded(pack, model, name, _with(tiny.conditioning(name, 0), **extra), tiny.TINY[name].latent)
+    assert every and len(every) == len(record.share)
+    for (_, w), whole in zip(sorted(record.share.items()), every, strict=True):
+        assert whole.shape[1] > w.shape[1] and torch.equal(w, whole[:, own])
+    size = tiny.TINY[name].latent[1:]
+    frames, height, width = size if len(size) == 3 else (1, *size)
+    assert pack.maps.suppression(record, -1, -1).shape == (
+        1, frames, height // tiny.TINY[name].patch, width // tiny.TINY[name].patch
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["flux", "hunyuan", "wan", *(["ltx2"] if NUMBERS else [])])
+def test_a_block_that_another_node_skips_later(pack: Any, tiny_model: Any, name: str) -> None:
+    """As skip-layer guidance does, which draws once more without some blocks: the negative is no prompt there."""
+    import comfy_tiny as tiny
+
+    positive, negative = tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+
+    def skipping(model: Any) -> Tensor:
+        calls: list[int] = []
+
+        def skip(args: Any, extra: Any) -> Any:
+            calls.append(1)
+            return args if len(calls) > 1 else extra["original_block"](args)
+
+        model = model.clone()
+        model.set_model_patch_replace(skip, "dit", "double_block", 0)
+        out = sample(model, name, positive)
+        assert len(calls) == 2
+        return out
+
+    model = tiny_model(name)
+    plain = skipping(model)
+    same(skipping(guided(pack, model, VSF(scale=2.0, blocks=()), negative)), plain, bound(model))
+    differs(plain, sample(model, name, positive), bound(model))
+
+
 @pytest.mark.parametrize("name", ["hunyuanimage", *(["hunyuan15"] if NUMBERS else [])])
 def test_letters_of_quoted_words_belong_to_the_prompt(pack: Any, tiny_model: Any, name: str) -> None:
     import comfy_tiny as tiny
@@ -909,6 +980,10 @@ def test_a_sound_attention_that_is_replaced_is_an_error(pack: Any, tiny_model: A
     ours = guided(pack, tiny_model("ltx2"), VSF(), tiny.conditioning("ltx2", 1, 5))
     ours.add_object_patch("diffusion_model.transformer_blocks.1.audio_attn2.forward", lambda x, **kwargs: x)
     with pytest.raises(RuntimeError, match="3 of 4 attention blocks"):
+        sample(ours, "ltx2", tiny.conditioning("ltx2", 0))
+    ours = guided(pack, tiny_model("ltx2"), VSF(), tiny.conditioning("ltx2", 1, 5))
+    ours.add_object_patch("diffusion_model.transformer_blocks.1.forward", lambda x, **kwargs: x)
+    with pytest.raises(RuntimeError, match="2 of 4 attention blocks"):
         sample(ours, "ltx2", tiny.conditioning("ltx2", 0))
 
 
@@ -1096,7 +1171,7 @@ def _recorded(pack: Any, model: Any, name: str, positive: Any, size: tuple[int, 
     return ours.get_attachment("vsf").record
 
 
-@pytest.mark.parametrize("name", ["flux", "sd15", "wan"])
+@pytest.mark.parametrize("name", ["flux", "sd15", "wan", *(["ltx2"] if NUMBERS else [])])
 def test_the_map_of_combined_conditionings_is_their_mean(pack: Any, tiny_model: Any, name: str) -> None:
     """As ComfyUI averages what is predicted for each, by strength: against two recordings of one each."""
     import comfy_tiny as tiny

@@ -296,16 +296,23 @@ class Results:
             alone = metric == "complete" and not kept(self.cases[case])
             value = _value(metric, *self.pair(point, case, seed), self.threshold, alone)
             if metric == "motion":
-                value = self._motion_kept(value, case, seed)
+                value = self._motion_kept(point, value, case, seed)
             if value is not None:
                 found[case, seed] = value
         return found
 
-    def _motion_kept(self, motion: float | None, case: str, seed: int) -> float | None:
-        """Of the motion of the same clip without guidance; None where there is no such clip, or nothing moves in it."""
-        plain = next((name for name, point in self.points.items() if point.method == "none"), None)
-        answer = None if plain is None else self.answers[plain].get((case, seed, "true"))
-        return None if motion is None or answer is None or not answer.motion else min(1.0, motion / answer.motion)
+    def _motion_kept(self, point: str, motion: float | None, case: str, seed: int) -> float | None:
+        """Of the motion of the same clip without guidance; None where there is no such clip, or nothing moves in it.
+
+        It is of the same model, dtype and size, and of the same steps and guidance scale if there is one of these.
+        """
+        plain = [name for name, other in self.points.items() if other.method == "none"]
+        for made in (slice(2, None), slice(2, 7)):  # of what the plans say, see `_made`
+            for name in plain:
+                answer = self.answers[name].get((case, seed, "true"))
+                if self._made[name][made] == self._made[point][made] and answer is not None:
+                    return None if motion is None or not answer.motion else min(1.0, motion / answer.motion)
+        return None
 
     def clusters(self, keys: Iterable[CaseSeed]) -> list[str]:
         """The cluster of each (case, seed)."""
