@@ -248,7 +248,8 @@ class Guide:
     sound: Tokens | None = None
     fresh: bool = True  # no forward pass of this sampling was guided yet
     sampled: Tokens | None = None  # the negative of this sampling
-    made: list[Tokens] = field(default_factory=list)  # the negatives as the model's blocks take them, in this sampling
+    #: The negatives as the model's blocks take them, in this sampling; each device of several can be at work.
+    made: dict[tuple[torch.device, torch.dtype], list[Tokens]] = field(default_factory=dict)
 
     @property
     def negative(self) -> Tokens:
@@ -403,16 +404,18 @@ class Guide:
 
     def _negatives(self, base: Any, text: Tensor, noise: Tensor) -> list[Tokens]:
         """The negatives as the model's blocks take them, like the prompt `text` `[B, P, W]`: one, or one for each text."""
-        if not self.made or self.made[0].tokens.device != text.device or self.made[0].tokens.dtype != text.dtype:
+        made = self.made.get((text.device, text.dtype))
+        if made is None:
             given = [self.negative, *([] if self.sound is None else [self.sound])]
-            self.made[:] = [self._prepared(base, negative, text, noise) for negative in given]
-        for negative in self.made:
+            made = [self._prepared(base, negative, text, noise) for negative in given]
+            self.made[text.device, text.dtype] = made
+        for negative in made:
             if negative.tokens.shape[-1] != text.shape[-1]:
                 raise ValueError(
                     f"the negative conditioning is {negative.tokens.shape[-1]} wide and the positive one {text.shape[-1]}; "
                     "encode both with the same CLIP"
                 )
-        return self.made
+        return made
 
     def _prepared(self, base: Any, negative: Tokens, text: Tensor, noise: Tensor) -> Tokens:
         family, padded = self.family, self.method.negative == "padded"
@@ -420,7 +423,15 @@ class Guide:
             return replace(negative, tokens=negative.tokens.to(text))
         parts = []
         for tokens, extra, weight in negative.parts:
-            made = family.prepare(base, tokens.to(text), extra, noise).to(text)
+            try:
+                made = family.prepare(base, tokens.to(text), extra, noise).to(text)
+            except RuntimeError as error:
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise  # which ComfyUI has an answer to
+                raise ValueError(
+                    f"the model can make no text of the negative conditioning, which is {tokens.shape[-1]} wide ({error}); "
+                    "encode prompt and negative with the same CLIP"
+                ) from error
             if not padded and family.real is not None:
                 made = made[:, : family.real(tokens, extra)]
             if weight is not None and len(weight) != made.shape[1]:  # it is the same for all tokens of an item

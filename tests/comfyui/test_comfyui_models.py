@@ -928,6 +928,11 @@ def test_the_negative_is_made_a_text_as_the_prompt_is(pack: Any, tiny_model: Any
         real = [*_with(real, vsf_weight=torch.full((5,), 2.0)), [_made(model, name, _raw(name, 2, 4))[:, :4], {}]]
         ours = sample(guided(pack, model, method, [*heavy, *_raw(name, 2, 4)]), name, positive)
         assert torch.equal(ours, sample(guided(pack, model, method, real), name, positive))
+        notes = raw[0][1]
+        with pytest.raises(
+            ValueError, match="no text of the negative conditioning, which is 11 wide .* the same CLIP"
+        ):
+            sample(guided(pack, model, method, [[torch.ones(1, 5, 11), notes]]), name, positive)
     if name == "anima":
         with pytest.raises(ValueError, match="while it is trained"):
             sample(guided(pack, model, method, raw), name, positive)
@@ -985,6 +990,16 @@ def test_a_sound_attention_that_is_replaced_is_an_error(pack: Any, tiny_model: A
     ours.add_object_patch("diffusion_model.transformer_blocks.1.forward", lambda x, **kwargs: x)
     with pytest.raises(RuntimeError, match="2 of 4 attention blocks"):
         sample(ours, "ltx2", tiny.conditioning("ltx2", 0))
+
+
+def test_devices_that_work_at_once_do_not_share_a_negative(pack: Any, tiny_model: Any) -> None:
+    """As where ComfyUI draws regions on several: here two kinds of number stand for two devices."""
+    import comfy_tiny as tiny
+
+    guide = guided(pack, tiny_model("wan"), VSF(), tiny.conditioning("wan", 1, 5)).get_attachment("vsf")
+    text = tiny.conditioning("wan", 0)[0][0]
+    made = [guide._negatives(None, text.to(dtype), text) for dtype in (torch.float32, torch.float64)]
+    assert [negative.tokens.dtype for [negative] in made] == [torch.float32, torch.float64]
 
 
 def test_wan_image_to_video_without_a_picture(pack: Any, tiny_model: Any) -> None:
