@@ -40,7 +40,7 @@ def tiny() -> WanRecipe:
         shipped,
         data=replace(shipped.data, rows=24, workers=0),
         vae=replace(
-            shipped.vae, base_dim=8, dim_mult=(1, 1, 2), channels=4, frames=54, stills=36, batch=18, warmup=18
+            shipped.vae, base_dim=8, dim_mult=(1, 2, 2), channels=4, frames=54, stills=36, batch=18, warmup=18
         ),
         text=replace(shipped.text, width=32, pretrain_steps=2),
         transformer=WanTransformerRecipe(heads=2, head_dim=16, ffn=32, blocks=2),
@@ -71,6 +71,18 @@ def test_the_coder_of_training_is_the_stock_autoencoder(frames: int) -> None:
         same(torch.cat([mean, logvar], 1), parameters, rounding(vae.encoder))
         same(coder.decode(mean).clamp(-1, 1), clip, rounding(vae))
     assert clip.shape == x.shape and mean.shape == (2, 4, 1 + (frames - 1) // 4, 8, 8)
+
+
+def test_the_autoencoder_begins_with_every_frame_by_itself() -> None:
+    torch.manual_seed(0)
+    vae = build_autoencoder(tiny().vae)
+    picture = torch.rand(1, 3, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        one = vae.decode(vae.encode(picture).latent_dist.mean).sample
+        nine = vae.decode(vae.encode(picture.expand(-1, -1, 9, -1, -1)).latent_dist.mean).sample
+    for frame in nine.split(1, 2)[1:]:
+        same(frame, nine[:, :, 1:2], rounding(vae))  # what stands still stays so
+    assert (nine[:, :, :1] - one).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("length", [64, 10])
