@@ -255,6 +255,8 @@ def train_wan(
     run = TrainingRun.open(out, _structure(recipe), resume)
     torch.manual_seed(recipe.seed)
     components = build_wan_components(recipe)
+    # Before anything is drawn on the way, which takes of the same random numbers.
+    model = WanVelocity(components["transformer"], components["text_encoder"].shared.weight).to(place).train()
     with run.timed("render"):
         data, folder = rendered(recipe, Path(cache) if cache is not None else out / "cache", WORLD)
     images = data["image"]
@@ -300,7 +302,6 @@ def train_wan(
         return filmstrip([(clip * 255).round().astype(np.uint8) for clip in drawn])
 
     hp = recipe.train
-    model = WanVelocity(components["transformer"], components["text_encoder"].shared.weight).to(place).train()
     forward = Compiled(model, hp.compile, place)
     if not any((out / f"{name}.safetensors").is_file() for name in ("stills", "transformer")):
         with run.timed("text"):
