@@ -222,14 +222,21 @@ def ernie_stream(model: Any, pass_: Any) -> Iterator[None]:
 
     def reorder(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         ids, frame = args[0].clone(), pass_.frame  # [B, image + prompt + negative, axes]
-        image = ids.shape[1] - frame.n_pos - frame.n_neg
-        ids[:, :image, 0] -= frame.n_neg
-        ids[:, image + frame.n_pos :, 0] -= frame.n_neg
+        p, n, copy = frame.n_pos, frame.n_neg, frame.n_copy
+        image = ids.shape[1] - p - n
+        ids[:, :image, 0] -= n
+        place = torch.cat([torch.arange(p - copy, p), torch.arange(p - copy), torch.arange(p - n, p)])
+        ids[:, image:, 0] = place.to(ids)  # a copy of the negative is behind the prompt
         return (ids, *args[1:])
 
     # Where another node has put a forward of its own, ours does not come by, and the pass says so in the end.
     every = [layer.self_attention for layer in model.layers]
-    modules = [module for module in every if getattr(module.forward, "__func__", None) is type(module).forward]
+    modules = [
+        module
+        for module in every
+        if getattr(module.forward, "__func__", None) is type(module).forward
+        and "optimized_attention" in type(module).forward.__globals__
+    ]
     before = [vars(module).get("forward") for module in modules]
     handle = model.pos_embed.register_forward_pre_hook(reorder)
     try:

@@ -728,6 +728,38 @@ def test_ernie_s_own_attention_is_back_after_each_pass(pack: Any, tiny_model: An
     assert not hasattr(attention.forward, "__func__")  # the other node's is still there
 
 
+@pytest.mark.skipif(not NUMBERS, reason="this ComfyUI has no ERNIE-Image")
+def test_ernie_s_attention_that_a_node_wraps_for_all_is_an_error(
+    pack: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy_tiny as tiny
+
+    model = tiny.model_of("ernie")
+    kind = type(model.model.diffusion_model.layers[0].self_attention)
+    theirs = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, *args, **kwargs: theirs(self, *args, **kwargs))
+    with pytest.raises(RuntimeError, match="0 of 2 attention blocks"):
+        sample(guided(pack, model, VSF(), tiny.conditioning("ernie", 1, 5)), "ernie", tiny.conditioning("ernie", 0))
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_the_upstream_layout_is_a_longer_prompt(pack: Any, tiny_model: Any, name: str) -> None:
+    """Where no block is guided: what the stock model draws of the prompt with the negative behind it."""
+    import comfy_tiny as tiny
+
+    if name == "flux2":
+        pytest.skip("its prompts have 512 tokens")
+    model, positive, negative = tiny_model(name), tiny.conditioning(name, 0), tiny.conditioning(name, 1, 5)
+    longer = _with(positive, attention_mask=torch.ones(1, 12, dtype=torch.long))
+    longer[0][0] = torch.cat([positive[0][0], negative[0][0]], 1)
+    if name == "hidream":
+        both = [part[0][1]["conditioning_llama3"] for part in (positive, negative)]
+        longer = _with(longer, conditioning_llama3=torch.cat(both, 2))
+    ours = guided(pack, model, VSF(layout="upstream", blocks=()), negative)
+    expected, plain = sample(model, name, longer), sample(model, name, positive)
+    close(sample(ours, name, positive), expected, plain, bound(model))
+
+
 # -- what else stands beside the text ---------------------------------------------------------------------------------
 
 
