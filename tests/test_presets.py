@@ -209,7 +209,7 @@ def test_a_video_model_writes_a_gif(video: Path) -> None:
         (["--model", "flux-kontext", "--image", __file__], "it is no picture"),
         (["--model", "sd3.5-large-turbo", "--model-path", "nowhere"], "is no folder"),
         (["--model", "sd3.5-large-turbo"], "--download"),
-        (["--model", "wan2.1-1.3b-causvid", "-o", "x.png"], "must end with .gif or .mp4"),
+        (["--model", "wan2.1-1.3b-causvid", "-o", "x.png"], "must end with .gif or .webp or .mp4"),
         (["--frames", "5"], "--frames is for video models"),
         (["-o", "x.gif"], "makes pictures; --out must end with .png, not x.gif"),
     ],
@@ -242,7 +242,10 @@ def test_save_video(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.gif") as image:
         assert image.n_frames == 4 and image.info["duration"] == 100  # pyright: ignore
         assert json.loads(image.info["comment"]) == {"seed": 3}
-    for name, given, why in (("a.avi", pictures, ".gif or .mp4"), ("a.gif", [], "at least one frame")):
+    save_video(pictures, tmp_path / "a.webp", 10)
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.format == "WEBP" and image.n_frames == 4 and image.size == (16, 8)  # pyright: ignore
+    for name, given, why in (("a.avi", pictures, ".gif or .webp or .mp4"), ("a.gif", [], "at least one frame")):
         with pytest.raises(ValueError, match=why):
             save_video(given, tmp_path / name, 10)
     with pytest.raises(OSError):

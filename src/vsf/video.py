@@ -1,4 +1,4 @@
-"""Writing short videos: GIF with Pillow, MP4 where `imageio-ffmpeg` is installed."""
+"""Writing short videos: GIF and WebP with Pillow, MP4 where `imageio-ffmpeg` is installed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SUFFIXES", "can_write", "save_video", "side_by_side"]
 
-SUFFIXES = (".gif", ".mp4")
+SUFFIXES = (".gif", ".webp", ".mp4")
 
 
 def can_write(suffix: str) -> bool:
     """Whether videos of this kind can be written here."""
-    return suffix == ".gif" or (suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is not None)
+    return suffix in SUFFIXES and (suffix != ".mp4" or importlib.util.find_spec("imageio_ffmpeg") is not None)
 
 
 def save_video(
     frames: Sequence[Image.Image], path: str | Path, fps: int, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Write frames (all of one size) as `.gif` (with its settings in the comment) or `.mp4`, whole or not at all.
+    """Write frames (all of one size) as `.gif` (with its settings in the comment), `.webp` or `.mp4`, whole or not at all.
 
-    GIF counts time in hundredths of a second, so its frame rate is the nearest it knows.
+    WebP has all colours, where GIF has 256, and is smaller; not every programme shows it. GIF counts time in hundredths of
+    a second, so its frame rate is the nearest it knows.
 
     Raises:
         ValueError: another suffix, no frames, or no `imageio-ffmpeg` for `.mp4`.
@@ -41,15 +42,16 @@ def save_video(
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} is no video file; allowed: {' or '.join(SUFFIXES)}")
     if not can_write(suffix):
-        raise ValueError(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif")
+        raise ValueError(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif or .webp")
     if not frames:
         raise ValueError("a video needs at least one frame")
     comment = b"" if settings is None else json.dumps(settings, allow_nan=False, default=str).encode()
     pictures = [frame.convert("RGB") for frame in frames]
-    if suffix == ".gif":
+    if suffix != ".mp4":
         buffer, duration = BytesIO(), max(2, round(100 / fps)) * 10
+        how: dict[str, Any] = {"comment": comment} if suffix == ".gif" else {"quality": 85, "method": 0}
         pictures[0].save(
-            buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0, comment=comment
+            buffer, suffix[1:].upper(), save_all=True, append_images=pictures[1:], duration=duration, loop=0, **how
         )
         write_whole(path, buffer.getvalue())
         return

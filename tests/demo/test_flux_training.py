@@ -148,8 +148,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
     assert report["samples"] == 40 and {"render", "encode", "transformer"} <= set(report["seconds"])
     pipe: Any = FluxPipeline.from_pretrained(parts, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe("a red bike", width=64, height=64, num_inference_steps=2, max_sequence_length=16).images[0]
-    assert picture.size == (64, 64)
+    picture = pipe("a red bike", width=128, height=128, num_inference_steps=2, max_sequence_length=16).images[0]
+    assert picture.size == (128, 128)
     other = replace(recipe, seed=recipe.seed + 1)
     with pytest.raises(ValueError, match="another recipe"):
         train_flux(other, tmp_path / "parts", cache)

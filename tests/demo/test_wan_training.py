@@ -40,7 +40,7 @@ def tiny() -> WanRecipe:
         shipped,
         data=replace(shipped.data, rows=24, workers=0),
         vae=replace(
-            shipped.vae, base_dim=8, dim_mult=(1, 2, 2), channels=4, frames=54, stills=36, batch=18, warmup=18
+            shipped.vae, base_dim=8, dim_mult=(1, 2, 2), channels=4, frames=72, stills=36, even=54, batch=18, warmup=18
         ),
         text=replace(shipped.text, width=32, pretrain_steps=2),
         transformer=WanTransformerRecipe(heads=2, head_dim=16, ffn=32, blocks=2),
@@ -169,7 +169,12 @@ def test_a_record_of_it_draws_clips(
     assert main(["generate", "a red bike", "-N", "wheels", "--model", "tiny-wan", "-o", str(out)]) == 0
     with Image.open(out) as image:
         assert image.size == (64, 64) and image.n_frames > 1  # type: ignore[attr-defined]
-    capsys.readouterr()
+    for name in ("sheet.webp", "sheet.png"):
+        assert main(["demo", "show", "--model", "tiny-wan", "-o", str(tmp_path / name)]) == 0
+    with Image.open(tmp_path / "sheet.webp") as moving, Image.open(tmp_path / "sheet.png") as middle:
+        assert moving.n_frames > 1 and moving.size == middle.size  # type: ignore[attr-defined]
+    assert main(["demo", "show", "-o", str(tmp_path / "still.webp")]) == 2
+    assert "must end with .png" in capsys.readouterr().err
 
 
 def test_the_shipped_recipe_is_small_enough_and_spans_the_world() -> None:

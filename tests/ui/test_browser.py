@@ -178,7 +178,7 @@ def fresh(page: Page, **fields: Any) -> None:
     """The form as a test wants it, whatever tests ran before."""
     tab(page, "Picture")
     page.locator("#method label", has_text="VSF").click()
-    wanted = {"prompt": "a red bike on grass", "negative": "wheels", "seed": 2, "steps": 3, "n": 1, "size": "64x64"}
+    wanted = {"prompt": "a red bike on grass", "negative": "wheels", "seed": 2, "steps": 3, "n": 1, "size": "128x128"}
     for name, value in (wanted | fields).items():
         fill(page, name, value)
 
@@ -328,7 +328,7 @@ def test_cancel_stops_the_drawing_and_leaves_nothing_behind(page: Page, tmp_path
     before = pixels(download(page, "#files a >> nth=0", tmp_path))
     fill(page, "steps", 50)
     fill(page, "n", 8)
-    fill(page, "size", "128x128")  # half a minute, so that it is not done before it is stopped
+    fill(page, "size", "256x256")  # half a minute, so that it is not done before it is stopped
     page.locator("#draw").click()
     expect(status(page)).to_contain_text(re.compile(r"Step [1-9]"))
     page.locator("#cancel").click()
@@ -429,7 +429,7 @@ def test_two_visitors_see_nothing_of_each_other(page: Page, visit: Callable[...,
     # A long job of theirs ends when they leave, and frees the device.
     fill(other, "steps", 50)
     fill(other, "n", 8)
-    fill(other, "size", "128x128")
+    fill(other, "size", "256x256")
     other.locator("#draw").click()
     expect(status(other)).to_contain_text(re.compile(r"Step [1-9]"))
     fresh(page)

@@ -170,7 +170,7 @@ def test_one_refused_request_does_not_end_the_others(pipe: Any) -> None:
     job._run(lambda: pipe)
     job.result()
     (_, bad, *_), (_, fine, _, settings) = job.parts()
-    assert "blocks" in bad and fine.size == (64, 64) and settings["guidance"]["scale"] == 2.0
+    assert "blocks" in bad and fine.size == (128, 128) and settings["guidance"]["scale"] == 2.0
 
 
 # -- the form ---------------------------------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ def test_the_first_form_is_what_the_command_line_draws() -> None:
         ({"seed": 2.5}, "the seed is 2.5"),
         ({"n": 99}, "number of pictures is 99; allowed: a whole number from 1 to 8"),
         ({"size": "big"}, "the size is 'big'"),
-        ({"size": "8192x8192"}, "takes multiples of 8 up to 128 pixels a side"),
-        ({"size": "512"}, "size is 512x512; this model takes multiples of 8 up to 128 pixels a side"),
-        ({"size": "60x60"}, "multiples of 8"),
+        ({"size": "8192x8192"}, "takes multiples of 16 up to 256 pixels a side"),
+        ({"size": "512"}, "size is 512x512; this model takes multiples of 16 up to 256 pixels a side"),
+        ({"size": "60x60"}, "multiples of 16"),
         ({"negative": "wheels:-2"}, "weight -2 at character 8"),
         ({"prompt": "a" * 501}, "the prompt has 501 characters; allowed: up to 500"),
         ({"method": "magic"}, "unknown method 'magic'"),
@@ -477,8 +477,8 @@ def test_the_sizes_of_the_demo_model_are_known_before_it_is_loaded(pipe: Any) ->
     for size in DEMO.sizes:
         DEMO.allowed.check(parse_size(size))
     side = DEMO.allowed.longest
-    assert draw(pipe, Request("a cat", steps=1, size=(side, 8))).guided[0].size == (side, 8)
-    with pytest.raises(ValueError, match="multiples of 8 up to 128"):
+    assert draw(pipe, Request("a cat", steps=1, size=(side, 16))).guided[0].size == (side, 16)
+    with pytest.raises(ValueError, match="multiples of 16 up to 256"):
         draw(pipe, Request("a cat", steps=1, size=(512, 512)))
 
 

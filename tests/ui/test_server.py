@@ -56,7 +56,7 @@ def draw(visitor: Asker, form: Form, **change: Any) -> str:
         ({"seed": -3}, "The seed is -3; allowed: a whole number from 0 to 9007199254740983."),
         ({"steps": 0}, "The number of steps is 0; allowed: a whole number from 1 to 50."),
         ({"n": 9}, "The number of pictures is 9; allowed: a whole number from 1 to 8."),
-        ({"size": "512x512"}, "Size is 512x512; this model takes multiples of 8 up to 128 pixels a side."),
+        ({"size": "512x512"}, "Size is 512x512; this model takes multiples of 16 up to 256 pixels a side."),
         ({"vsf_scale": -1}, "VSF.scale is -1.0"),
         ({"method": "magic"}, "Unknown method 'magic'"),
         ({"vsf_blocks": "0-99999"}, "Blocks is '0-99999'; allowed: numbers and ranges such as 0-18,24, or all."),

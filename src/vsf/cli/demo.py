@@ -12,6 +12,7 @@ from ..demo.training import TRAININGS
 from ..demo.worlds import FIRST, WORLDS
 from ..guidance import EVERY, METHODS
 from ..loading import DEMO, recommended
+from ..video import SUFFIXES
 from .common import Problem, choose, make_guidance, opt, progress_bar, say, with_knobs, writable
 from .generate import as_problems, load
 
@@ -62,7 +63,10 @@ def _write_json(path: Path, data: Any) -> None:
 @with_knobs
 def show(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("demo.png"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="PNG file; of a model of clips GIF, WebP or MP4, or PNG for a middle frame."),
+    ] = Path("demo.png"),
     method: Annotated[str, typer.Option("--method", "-m", help=f"One of {', '.join(METHODS)}.")] = "vsf",
     seed: Annotated[int, typer.Option(help="Other noise.", min=0)] = 0,
     model: _Model = DEMO,
@@ -77,16 +81,25 @@ def show(
 
     method = choose("method", method, list(EVERY))
     make_guidance(method, given, recommended(model))  # complain before anything is loaded
-    writable(out, ".png")
+    known = MODELS.get(model)
+    writable(out, ".png", *(SUFFIXES if known is None or known.video else ()))
+    moving = out.suffix.lower() in SUFFIXES
     pipe, record = _demo_pipe(model, device)
+    if moving and not record.video:
+        raise Problem(f"{record.name} draws pictures; --out must end with .png")
     guidance = make_guidance(method, given, record.recommended)
     from ..show import show as draw_sheet
+    from ..video import save_video
 
     with as_problems(), progress_bar("drawing", len(record.shown)) as progress:
-        picture = draw_sheet(pipe, record, guidance, seed, progress)
+        sheets = draw_sheet(pipe, record, guidance, seed, progress)
     shown = [(entry.prompt, entry.negative, entry.seed) for entry in record.shown]
+    settings = {"guidance": guidance.settings(), "seed": seed, "model": model, "shown": shown}
     try:
-        save_png(picture, out, {"guidance": guidance.settings(), "seed": seed, "model": model, "shown": shown})
+        if moving:
+            save_video(sheets, out, record.fps or 8, settings)
+        else:
+            save_png(sheets[len(sheets) // 2], out, settings)
     except OSError as error:
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error
     say(str(out))

@@ -18,6 +18,7 @@ from ..guidance import EVERY, METHODS, VARIANTS, blocks_text
 from ..libraries import install
 from ..loading import DEMO, DTYPES
 from ..prompt import describe_negative, join_negatives, parse_negative, split_prompt
+from ..video import SUFFIXES as _VIDEOS
 from .common import (
     Problem,
     choose,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from ..draw import Drawn, Request
 
 _MODEL = "Model"
-_VIDEOS = (".gif", ".mp4")
 
 
 def _picture(file: Path, mode: str) -> Any:
@@ -134,7 +134,7 @@ def generate(
     out: Annotated[
         Path | None,
         opt(
-            "PNG, for video models GIF or MP4 (default vsf.png, vsf.gif); with --n several, named by seed.",
+            "PNG, for video models GIF, WebP or MP4 (default vsf.png, vsf.gif); with --n several, named by seed.",
             "--out",
             "-o",
         ),
@@ -308,7 +308,7 @@ def _check_writer(out: Path) -> None:
     from ..video import can_write
 
     if not can_write(out.suffix.lower()):
-        raise Problem(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif")
+        raise Problem(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif or .webp")
 
 
 def _save_videos(

@@ -107,6 +107,31 @@ class DistillRecipe:
 
 
 @dataclass(frozen=True)
+class LargeRecipe:
+    """An autoencoder of `size` pixels for the latents of the first one (0 samples: none), made from `rows` pictures.
+
+    The loss weighs 1 + `mask_weight` x part mask. Of the latents that are decoded the share `predicted` is what the finished
+    model makes of noise levels up to `sigma`; on the others is noise of at most `noise` of their standard deviation.
+    """
+
+    seed: int
+    size: int
+    rows: int
+    channels: tuple[int, ...]
+    samples: int
+    batch: int
+    lr: float
+    warmup: int
+    ema: float
+    edge: float
+    mask_weight: float
+    noise: float
+    predicted: float
+    sigma: float
+    save_minutes: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the demo model, as read from a recipe file."""
 
@@ -118,6 +143,7 @@ class Recipe:
     transformer: TransformerRecipe
     train: TrainRecipe
     distill: DistillRecipe
+    large: LargeRecipe
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
@@ -165,10 +191,30 @@ def build_tokenizer(max_length: int, of: str = FIRST) -> Any:
     )
 
 
+def build_autoencoder(channels: tuple[int, ...], latent_channels: int, size: int) -> Any:
+    """An untrained autoencoder of pictures of `size` pixels, which halves them before each of `channels` but the first."""
+    from diffusers import AutoencoderKL
+
+    levels = len(channels)
+    # diffusers annotates these tuples as if they had one element
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=channels,  # pyright: ignore[reportArgumentType]
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    ).eval()
+
+
 def build_components(recipe: Recipe) -> dict[str, Any]:
     """Untrained components of a `StableDiffusion3Pipeline`, by the names its constructor uses."""
     import torch
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
     levels = len(recipe.vae.channels)
@@ -203,19 +249,6 @@ def build_components(recipe: Recipe) -> dict[str, Any]:
     ).eval()
     with torch.no_grad():
         t5.shared.weight.normal_()[0] = 0
-    # diffusers annotates these tuples as if they had one element
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
-        block_out_channels=recipe.vae.channels,  # pyright: ignore[reportArgumentType]
-        layers_per_block=1,
-        latent_channels=recipe.vae.latent_channels,
-        norm_num_groups=8,
-        sample_size=recipe.size,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    ).eval()
     width = recipe.transformer.heads * recipe.transformer.head_dim
     transformer = SD3Transformer2DModel(
         sample_size=recipe.latent_size,
@@ -242,7 +275,7 @@ def build_components(recipe: Recipe) -> dict[str, Any]:
         "text_encoder": clip(),
         "text_encoder_2": clip(),
         "text_encoder_3": t5,
-        "vae": vae,
+        "vae": build_autoencoder(recipe.vae.channels, recipe.vae.latent_channels, recipe.size),
         "transformer": transformer,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
     }
@@ -265,7 +298,7 @@ def load_demo_pipeline(
     """A demo model as its stock pipeline, without any network access; "demo" is a `StableDiffusion3Pipeline`.
 
     `dtype` is float32 unless given; `folder` is another weights folder than the shipped one; `model` a name in
-    `vsf.demo.models.MODELS`, which also says what it is made for ("demo": 64 px, 8 steps, guidance_scale 0).
+    `vsf.demo.models.MODELS`, which also says what it is made for ("demo": 128 px, 8 steps, guidance_scale 0).
 
     Raises:
         DemoModelError: the weights are missing or corrupt.

@@ -82,29 +82,28 @@ def save_animation(
     frames: Sequence[Image.Image], path: Path, fps: int, settings: Mapping[str, Any] | None = None
 ) -> None:
     """Write frames as .gif, .mp4 or .webp. Raises ValueError where .mp4 cannot be written."""
-    if path.suffix == ".mp4":
+    if path.suffix != ".gif":
         from ..video import save_video
 
         save_video(frames, path, fps, settings)
         return
+    # One palette for all frames: many times faster than one for each.
     buffer = BytesIO()
     pictures = [frame.convert("RGB") for frame in frames]
-    how: dict[str, Any] = {"quality": 85, "method": 0}
-    if path.suffix == ".gif":  # one palette for all frames: many times faster than one for each
-        some = [pictures[i].resize((128, 128)) for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
-        strip = Image.fromarray(np.concatenate([np.asarray(picture) for picture in some]))
-        palette = strip.quantize(255, Image.Quantize.MEDIANCUT)
-        pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-        how = {"optimize": False, "disposal": 1}
-        how |= {} if settings is None else {"comment": json.dumps(settings, default=str).encode()}
+    some = [pictures[i].resize((128, 128)) for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
+    strip = Image.fromarray(np.concatenate([np.asarray(picture) for picture in some]))
+    palette = strip.quantize(255, Image.Quantize.MEDIANCUT)
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     pictures[0].save(
         buffer,
-        path.suffix[1:].upper(),
+        "GIF",
         save_all=True,
         append_images=pictures[1:],
         duration=max(20, round(100 / fps) * 10),
         loop=0,
-        **how,
+        optimize=False,
+        disposal=1,
+        **({} if settings is None else {"comment": json.dumps(settings, default=str).encode()}),
     )
     write_whole(path, buffer.getvalue())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from ..model import Recipe, load_demo_pipeline
 from .flow import HIDDEN, RowStore, pad_bias, rotated
-from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast
+from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, learnt
 from .output import sample_sheet, save_pipeline
-from .rows import encoded, rendered
-from .sd3 import Velocity, learnt, leave_facts
+from .rows import Rows, encoded, rendered
+from .sd3 import Velocity, leave_facts
 
 
 @dataclass(frozen=True)
@@ -297,11 +297,13 @@ def train_flux(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run = TrainingRun.open(out, _structure(recipe), resume)
     base, sd3 = Recipe.load(), load_demo_pipeline()
+    size = sd3.vae.config.sample_size
+    rows = Rows(base.seed, size, base.latent_size, replace(base.data, rows=recipe.targets.rows))
     with run.timed("render"):
-        data, folder = rendered(base, Path(cache) if cache is not None else out / "cache")
+        data, folder = rendered(rows, Path(cache) if cache is not None else out / "cache")
     with run.timed("encode"):
-        latents = encoded(sd3.vae, data["image"], folder, recipe.targets.rows, place)
-    store = RowStore.build({k: v[: len(latents)] for k, v in data.items() if k != "image"}, latents, place)
+        latents = encoded(sd3.vae, data["image"], folder, len(data["image"]), place)
+    store = RowStore.build({k: v for k, v in data.items() if k != "image"}, latents, place)
 
     torch.manual_seed(recipe.seed)
     t5 = sd3.text_encoder_3.shared.weight.detach()
@@ -321,9 +323,7 @@ def train_flux(
         return FluxPipeline(**flux_components(load_demo_pipeline(), made.eval()))
 
     def sheet(weights: dict[str, Tensor]) -> Any:
-        return sample_sheet(
-            finished(weights), height=base.size, width=base.size, guidance_scale=recipe.targets.teacher
-        )
+        return sample_sheet(finished(weights), height=size, width=size, guidance_scale=recipe.targets.teacher)
 
     averaged = learnt(run, training, lambda step: flux_loss(call, teacher, store, recipe, step), sheet, stop_after)
     if averaged is None:

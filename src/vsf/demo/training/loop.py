@@ -28,12 +28,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...files import json_bytes, whole, write_whole
+from .output import loss_curve
 
 Log = list[tuple[int, dict[str, float]]]
 
 #: What a run writes in its folder beside the weights and the cache; nothing else is removed to start over.
 _OWN = re.compile(
-    r"(recipe|run)\.json|(vae|decoder|stills|transformer|distillation|judge)(\.safetensors|-loss\.png|-\d{8}\.png)",
+    r"(recipe|run)\.json|(vae|decoder|stills|transformer|distillation|large|judge)(\.safetensors|-loss\.png|-\d{8}\.png)",
     re.ASCII,
 )
 
@@ -183,6 +184,10 @@ class Optimisation:
         for key, value in tensors.items():
             if key.startswith("adam."):
                 name, kind = key.removeprefix("adam.").rsplit(":", 1)
+                if value.shape == (p := self.named[name]).shape:
+                    value = torch.empty_like(p, dtype=value.dtype).copy_(
+                        value
+                    )  # the fused step reads both in memory's order
                 state.setdefault(self._order.index(name), {})[kind] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.at = Standing(note["step"], note["seconds"], [(rows, figures) for rows, figures in note["log"]])
@@ -344,6 +349,32 @@ class TrainingRun:
         self.note({phase: round(self.notes["seconds"].get(phase, 0.0) + spent, 1)})
         if spent > 5:
             say(f"{phase}: {spent:.0f} s")
+
+
+def learnt(
+    run: TrainingRun,
+    part: Optimisation,
+    loss: Callable[[int], dict[str, Tensor]],
+    sheet: Callable[[dict[str, Tensor]], Any],
+    stop_after: int | None = None,
+    before_step: Callable[[], None] | None = None,
+) -> dict[str, Tensor] | None:
+    """Make the steps that are left of one part of a run; its averaged weights, or None where it was interrupted.
+
+    `sheet` draws a picture of what averaged weights do, which is left beside every checkpoint.
+    """
+    name = part.path.stem
+
+    def report() -> None:
+        sheet(part.averaged()).save(part.path.with_name(f"{name}-{part.rows:08d}.png"))
+        loss_curve(part.at.log, part.path.with_name(f"{name}-loss.png"))
+
+    try:
+        done = part.run(loss, report, stop_after, before_step)
+    finally:
+        counted = {"samples": part.rows} if name == "transformer" else {}
+        run.note(seconds={name: round(part.at.seconds, 1)}, **counted)
+    return part.averaged() if done else None
 
 
 def progress_bar() -> Progress:

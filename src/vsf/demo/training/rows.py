@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import shutil
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,16 @@ class Rendering(Protocol):
     def latent_size(self) -> int: ...
     @property
     def data(self) -> DataRecipe: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that another recipe's values decide."""
+
+    seed: int
+    size: int
+    latent_size: int
+    data: DataRecipe
 
 
 def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words: int, of: str = FIRST) -> Arrays:

@@ -17,8 +17,20 @@ from ...files import json_bytes, write_whole
 from ..model import DistillRecipe, Recipe, TrainRecipe, build_components, build_pipeline
 from .autoencoder import train_decoder, train_vae
 from .flow import Labelled, RowStore, key_bias, per_row, text_tokens
-from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, load_tensors, machine, save_tensors, say
-from .output import loss_curve, sample_sheet, save_pipeline
+from .large import enlarged
+from .loop import (
+    Compiled,
+    Optimisation,
+    Schedule,
+    TrainingRun,
+    autocast,
+    learnt,
+    load_tensors,
+    machine,
+    save_tensors,
+    say,
+)
+from .output import sample_sheet, save_pipeline
 from .rows import encoded, rendered
 
 
@@ -209,7 +221,7 @@ def fill_components(components: dict[str, Any], weights: dict[str, Tensor]) -> N
 def _structure(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that may not change within a run, as it comes back from json."""
     values = recipe.to_dict()
-    del values["train"], values["distill"]
+    del values["train"], values["distill"], values["large"]
     del values["data"]["workers"]
     return json.loads(json.dumps(values))
 
@@ -235,8 +247,9 @@ def train_sd3(
     run = TrainingRun.open(out, _structure(recipe), resume)
     torch.manual_seed(recipe.seed)
     components = build_components(recipe)
+    cached = Path(cache) if cache is not None else out / "cache"
     with run.timed("render"):
-        data, folder = rendered(recipe, Path(cache) if cache is not None else out / "cache")
+        data, folder = rendered(recipe, cached)
 
     # Every phase goes on from its file, whether this run wrote it or an earlier one: the values are the same either
     # way, but the memory layout would not be, and it decides in which order convolutions and means are summed.
@@ -258,8 +271,7 @@ def train_sd3(
     store = RowStore.build(data, latents, place)
 
     def finished(weights: dict[str, Tensor]) -> Any:
-        parts = build_components(recipe)
-        parts["vae"].load_state_dict({k: v.cpu() for k, v in vae.state_dict().items()})
+        parts = build_components(recipe) | {"vae": copy.deepcopy(vae).cpu()}
         fill_components(parts, weights)
         return build_pipeline(parts)
 
@@ -280,39 +292,16 @@ def train_sd3(
     )
     if averaged is not None and recipe.distill.samples:
         averaged = distilled(run, model, averaged, store, recipe, out, _TABLES, sheet, place, stop_after)
-    if averaged is None:
+    if averaged is not None and recipe.large.samples:
+        model.load_state_dict(averaged, strict=False)
+        vae = enlarged(run, recipe, vae, model, out, cached, place, stop_after)
+    if averaged is None or vae is None:
         return out / "weights"
     save_pipeline(finished(averaged), out / "weights")
     return leave_facts(run, recipe.to_dict(), out, place)
 
 
 _TABLES = ("clip", "clip_2", "t5")
-
-
-def learnt(
-    run: TrainingRun,
-    part: Optimisation,
-    loss: Callable[[int], dict[str, Tensor]],
-    sheet: Callable[[dict[str, Tensor]], Any],
-    stop_after: int | None = None,
-    before_step: Callable[[], None] | None = None,
-) -> dict[str, Tensor] | None:
-    """Make the steps that are left of one part of a run; its averaged weights, or None where it was interrupted.
-
-    `sheet` draws a picture of what averaged weights do, which is left beside every checkpoint.
-    """
-    name = part.path.stem
-
-    def report() -> None:
-        sheet(part.averaged()).save(part.path.with_name(f"{name}-{part.rows:08d}.png"))
-        loss_curve(part.at.log, part.path.with_name(f"{name}-loss.png"))
-
-    try:
-        done = part.run(loss, report, stop_after, before_step)
-    finally:
-        counted = {"samples": part.rows} if name == "transformer" else {}
-        run.note(seconds={name: round(part.at.seconds, 1)}, **counted)
-    return part.averaged() if done else None
 
 
 def distilled(

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ..model import DataRecipe, DistillRecipe, TrainRecipe, build_tokenizer
 from ..worlds import world
 from .flow import HIDDEN, Labelled, RowStore, pad_bias, rotated
-from .loop import Compiled, Optimisation, Schedule, TrainingRun
+from .loop import Compiled, Optimisation, Schedule, TrainingRun, learnt
 from .output import save_pipeline
 from .rows import encoded, rendered
-from .sd3 import distilled, flow_loss, learnt, leave_facts, pretrain_text
+from .sd3 import distilled, flow_loss, leave_facts, pretrain_text
 from .wan_autoencoder import (
     ClipCoder,
     WanVaeRecipe,
@@ -274,7 +274,7 @@ def train_wan(
     made = learnt(
         run,
         Optimisation(coder, schedule, out / "vae.safetensors"),
-        lambda step: clip_loss(coder, vp, recipe.seed, images, place, step),
+        lambda step: clip_loss(coder, vp, recipe.seed, images, data["mask"], place, step),
         lambda weights: reconstructions(autoencoder(weights), images[:6], place),
         stop_after,
     )

@@ -22,7 +22,8 @@ from .rows import pictures_of
 class WanVaeRecipe:
     """The autoencoder and its training, `frames` in all and about `batch` per step, the first `stills` of them alone.
 
-    `noise` is the most that is added to latents, in their standard deviations: those of a sampler have errors.
+    After `even` frames the loss weighs 1 + `mask_weight` x part mask. `noise` is the most that is added to latents, in their
+    standard deviations: those of a sampler have errors.
     """
 
     base_dim: int
@@ -32,6 +33,8 @@ class WanVaeRecipe:
     channels: int
     frames: int
     stills: int
+    even: int
+    mask_weight: float
     batch: int
     stretches: tuple[int, ...]
     lr: float
@@ -141,26 +144,42 @@ class _Flat:
 
 
 def clip_loss(
-    coder: ClipCoder, recipe: WanVaeRecipe, seed: int, images: np.ndarray, place: torch.device, step: int
+    coder: ClipCoder,
+    recipe: WanVaeRecipe,
+    seed: int,
+    images: np.ndarray,
+    masks: np.ndarray,
+    place: torch.device,
+    step: int,
 ) -> dict[str, Tensor]:
-    """Losses of one step: L1 of the pixels and of their differences in space and time, a small KL to a standard normal."""
+    """Losses of one step: L1 of the pixels and of their differences in space and time, a small KL to a standard normal.
+
+    `masks` [N, 1 + (T - 1) / 4, h, w] belong to the frames 0, 4, 8 ... of clips [N, T, H, W, 3]; one is taken for its frame
+    and the three before it.
+    """
     rng = np.random.default_rng([seed, 2, step])
     still = step * recipe.batch < recipe.stills
     length = 1 if still else recipe.stretches[int(rng.integers(len(recipe.stretches)))]
     rows = np.sort(rng.integers(len(images), size=max(1, recipe.batch // length)))
     first = rng.integers(images.shape[1] - length + 1, size=len(rows))
     x = pictures_of(np.stack([images[r, t : t + length] for r, t in zip(rows, first, strict=True)]), place)
+    weight = torch.ones_like(x[:, :1])
+    if step * recipe.batch >= recipe.even:
+        spans = [(np.arange(t, t + length) + 3) // 4 for t in first]
+        mask = torch.from_numpy(np.stack([masks[r, span] for r, span in zip(rows, spans, strict=True)])).to(place)
+        weight += recipe.mask_weight * F.interpolate(mask.float(), x.shape[-2:])[:, None]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     level = recipe.noise * torch.from_numpy(rng.random((len(rows), 1, 1, 1, 1), np.float32)).to(place)
     with autocast(place):
         mean, logvar = (values.float() for values in coder.encode(x))
         noise = torch.randn(mean.shape, generator=generator).to(place)
         y = coder.decode(mean + noise * (logvar.exp() + (level * mean.detach().std()) ** 2).sqrt()).float()
-    slopes = [(a - b).abs().mean() for a, b in zip(edges(y), edges(x), strict=True)]
+    around = (weight[..., :, 1:], weight[..., 1:, :])
+    slopes = [(w * (a - b).abs()).mean() for a, b, w in zip(edges(y), edges(x), around, strict=True)]
     if length > 1:
-        slopes.append((y.diff(dim=2) - x.diff(dim=2)).abs().mean())
+        slopes.append((weight[:, :, 1:] * (y.diff(dim=2) - x.diff(dim=2)).abs()).mean())
     return {
-        "pixels": (y - x).abs().mean(),
+        "pixels": (weight * (y - x).abs()).mean(),
         "edges": recipe.edge * torch.stack(slopes).sum(),
         "kl": recipe.kl * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(),
     }
