@@ -45,12 +45,11 @@ def make_run(
     controls: bool = True,
     threshold: float | None = None,
     case_set: CaseSet | None = None,
+    model: str = "demo",
 ) -> Run:
     """A run that is drawn completely, with one judge per entry of `answers`: what it says of a unit, None = not asked."""
     chosen = case_set or cases(n)
-    plan = RunPlan(
-        "demo", tuple(points), tuple(c.id for c in chosen), chosen.name, chosen.hash, tuple(seeds), controls
-    )
+    plan = RunPlan(model, tuple(points), tuple(c.id for c in chosen), chosen.name, chosen.hash, tuple(seeds), controls)
     run = Run.create(folder, plan, chosen)
     draw(run)
     for name, says in answers.items():

@@ -25,7 +25,7 @@ from .run import Point, Run, RunError, RunPlan
 from .search import run_sweep
 from .sweep import Sweep
 
-__all__ = ["FULL", "QUICK", "Scope", "ablation_points", "frozen_points", "run_demo"]
+__all__ = ["CLIPS", "FULL", "QUICK", "Scope", "ablation_points", "frozen_points", "run_demo"]
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, in all)."""
@@ -53,6 +53,7 @@ class Scope:
 
 
 FULL = Scope()
+CLIPS = Scope(budget=10, dev_cases=20, more=0, seeds=2, ablation_seeds=1)  # a clip costs several pictures
 QUICK = Scope(budget=2, dev_cases=5, more=0, cases=12, seeds=1, ablation_seeds=1)
 
 
@@ -80,7 +81,7 @@ def ablation_points(vsf: Point) -> tuple[Point, ...]:
 
 def run_demo(
     out: str | Path,
-    scope: Scope = FULL,
+    scope: Scope | None = None,
     *,
     model: str = DEMO,
     workers: int = 2,
@@ -91,6 +92,7 @@ def run_demo(
     """Do all of it in `out`, and give the paths of the page and of its Markdown table.
 
     Args:
+        scope: by default `FULL`, for a model of clips `CLIPS`.
         model: an embedded model's name.
         workers: processes that draw, one thread each on as many cores.
         frozen: take the settings that come with the package instead of sweeping.
@@ -105,6 +107,7 @@ def run_demo(
     if there := [name for name in ("plan.json", "sweep.json") if (out / name).exists()]:
         raise RunError(f"{out} is a folder of another command ({there[0]}); give another one")
     known = demo_model(model)
+    scope = scope or (CLIPS if known.video else FULL)
     cases = load_cases(known.of_world().cases)
     at: dict[str, Any] = {
         "model": model,

@@ -11,5 +11,5 @@ bench = typer.Typer(
 )
 
 # In the order in which they are used; each module holds a `register(bench)`.
-for _name in ("cases", "generate", "judge", "export", "sweep", "report", "demo"):
+for _name in ("cases", "generate", "judge", "export", "sweep", "report", "demo", "transfer"):
     import_module(f"{__name__}.{_name}").register(bench)

@@ -36,20 +36,21 @@ def demo(
 
     vsf bench demo --quick
 
-    About 18,000 pictures; --quick 440, which took a minute and a half of processor time. Stopped, it goes on where it was.
+    About 18,000 pictures, or 7,300 clips; --quick 440 pictures, which took a minute and a half of processor time. Stopped, it
+    goes on where it was.
     """
     offline_unless(False)
-    from ...bench.demo import FULL, QUICK, run_demo
+    from ...bench.demo import QUICK, run_demo
     from ...bench.plots import PlotError
     from ...bench.run import RunError
     from ...bench.sweep import SweepError
 
     try:
-        with as_problems(), _stages() as stage:
+        with as_problems(), stages() as stage:
             quiet_libraries()
             page, table = run_demo(
                 out,
-                QUICK if quick else FULL,
+                QUICK if quick else None,
                 model=choose("model", model, list(MODELS)),
                 workers=workers or min(8, os.cpu_count() or 1),
                 frozen=frozen,
@@ -65,7 +66,7 @@ def demo(
 
 
 @contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
+def stages() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar per stage, and a line on stderr where that is no terminal."""
     begun = time.monotonic()
     with ExitStack() as stack:
