@@ -162,9 +162,12 @@ def train(
 
     vsf demo train --model wan
 
+    torchrun --nproc-per-node 2 --no-python vsf demo train --model wan
+
     Loss curve, sample sheets and checkpoints appear in the folder as it goes; the model ends in FOLDER/weights. Ctrl-C
     or a kill stop it; the same command goes on.
     """
+    from ..bench.cluster import launched
     from ..demo.training import training
     from ..demo.training.recipes import read_recipe
     from ..loading import usable_device
@@ -178,10 +181,12 @@ def train(
     except (ValueError, TypeError) as error:
         raise Problem(f"the recipe {recipe} cannot be used: {error}") from error
     folder = out or Path("out") / name
-    with as_problems():
-        place = usable_device(device)
+    with as_problems(), launched(device) as ranks:
+        place = usable_device(ranks.device)
         try:
-            say(str(run(chosen, folder, cache, minutes, resume=not fresh, device=place)))
+            made = run(chosen, folder, cache, minutes, resume=not fresh, device=place)
+            if ranks.rank == 0:
+                say(str(made))
         except FloatingPointError as error:
             raise Problem(str(error)) from error
         except OSError as error:

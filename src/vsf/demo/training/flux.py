@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from ..model import Recipe, load_demo_pipeline
 from .flow import HIDDEN, RowStore, pad_bias, rotated
-from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, learnt
-from .output import sample_sheet, save_pipeline
+from .loop import Compiled, Optimisation, Schedule, TrainingRun, autocast, learnt, share
+from .output import sample_sheet
 from .rows import Rows, encoded, rendered
-from .sd3 import Velocity, leave_facts
+from .sd3 import Velocity, leave_model
 
 
 @dataclass(frozen=True)
@@ -315,6 +315,7 @@ def train_flux(
     teacher = Velocity(base, sd3.components).to(place).eval().requires_grad_(False)
     training = Optimisation(student, recipe.train, out / "transformer.safetensors", (), minutes)
     call = Compiled(student, recipe.train.compile, place)
+    mine = replace(recipe, train=share(recipe.train))
 
     def finished(weights: dict[str, Tensor]) -> Any:
         """A stock pipeline with averaged weights, in float32."""
@@ -325,8 +326,7 @@ def train_flux(
     def sheet(weights: dict[str, Tensor]) -> Any:
         return sample_sheet(finished(weights), height=size, width=size, guidance_scale=recipe.targets.teacher)
 
-    averaged = learnt(run, training, lambda step: flux_loss(call, teacher, store, recipe, step), sheet, stop_after)
+    averaged = learnt(run, training, lambda step: flux_loss(call, teacher, store, mine, step), sheet, stop_after)
     if averaged is None:
         return out / "weights"
-    save_pipeline(finished(averaged), out / "weights")
-    return leave_facts(run, asdict(recipe), out, place)
+    return leave_model(run, finished(averaged), asdict(recipe), out, place)

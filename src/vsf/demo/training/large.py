@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..model import DataRecipe, LargeRecipe, Recipe, build_autoencoder
 from .autoencoder import edges
 from .flow import Labelled, per_row
-from .loop import Optimisation, Schedule, TrainingRun, autocast, learnt
+from .loop import Optimisation, Schedule, TrainingRun, autocast, learnt, share
 from .rows import Arrays, Rows, pictures_of, rendered
 
 
@@ -129,7 +129,7 @@ def enlarged(
     averaged = learnt(
         run,
         Optimisation(pair, schedule, out / "large.safetensors"),
-        lambda step: large_loss(pair, hp, data, place, step),
+        lambda step: large_loss(pair, share(hp), data, place, step),
         lambda weights: beside(autoencoder(weights), pair.old, data["image"][:8], place),
         stop_after,
     )

@@ -1,5 +1,8 @@
 """One resumable optimisation: AdamW with averaged weights, and a checkpoint that is whole at any moment.
 
+Processes that torchrun or `accelerate launch` started share every step: each computes its part of the batch, and they take the
+mean of their gradients. The first of them writes.
+
 A step draws its batch and noise from (seed, step) alone, so a run that was killed and went on does the same arithmetic
 as one that was not.
 """
@@ -14,9 +17,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +44,42 @@ _OWN = re.compile(
 _console = Console()
 
 
+def ranks() -> tuple[int, int]:
+    """The number of this process, and how many train together; 0 and 1 where it is alone."""
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def share(recipe: Any) -> Any:
+    """A training's recipe (with `batch`) for one of the processes that share a step.
+
+    Raises ValueError where the batch cannot be parted evenly.
+    """
+    if recipe.batch % (count := ranks()[1]):
+        raise ValueError(f"a batch of {recipe.batch} cannot be parted among {count} processes")
+    return replace(recipe, batch=recipe.batch // count)
+
+
+def _together(parameters: Iterable[nn.Parameter], *figures: float) -> list[float]:
+    """Give the gradients their means over all processes; the means of `figures` come back."""
+    import torch.distributed as dist
+
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat(
+        [*(g.reshape(-1) for g in grads), torch.tensor(figures, device=grads[0].device, dtype=grads[0].dtype)]
+    )
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for grad, mean in zip(grads, flat[: -len(figures)].split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+    return flat[-len(figures) :].tolist()
+
+
 def say(text: str) -> None:
     """One line with the time of day, for a log that somebody follows."""
+    if ranks()[0]:
+        return
     _console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -203,18 +240,25 @@ class Optimisation:
     ) -> bool:
         """Make the steps that are left; returns whether all were made.
 
-        `loss(step)` gives named scalars; their sum is minimised. `report` is called after every save, `before_step`
+        `loss(step)` gives named scalars; their sum is minimised. Of several processes each asks for other steps, whose
+        batches are parts of the schedule's (`share`). `report` is called after every save, `before_step`
         between the backward pass and the step. Ctrl-C, SIGTERM and `stop_after` steps leave a checkpoint.
         """
         name, plan, begun, first = self.path.stem, self.schedule, time.monotonic(), self.at.step
+        rank, count = ranks()
         spent, saved, said = self.at.seconds, begun, begun
         window: list[dict[str, float]] = []
         with _StopSignal() as stop:
             while not self.done and not stop.asked and (stop_after is None or self.at.step - first < stop_after):
                 set_rate(self.optimizer, plan.rate(self.at.step, self.progress))
-                parts = loss(self.at.step)
+                parts = loss(self.at.step * count + rank)
                 torch.stack([*parts.values()]).sum().backward()
                 window.append({key: float(value.detach()) for key, value in parts.items()})
+                now = time.monotonic()
+                if count > 1:
+                    means = _together(self.named.values(), stop.asked, spent + now - begun, *window[-1].values())
+                    stop.asked, now = means[0] > 0, means[1] + begun - spent
+                    window[-1] = dict(zip(parts, means[2:], strict=True))
                 if not all(map(math.isfinite, window[-1].values())):
                     raise FloatingPointError(f"{name}: the loss is {window[-1]} at step {self.at.step}")
                 if before_step is not None:
@@ -223,7 +267,6 @@ class Optimisation:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 self._ema.step(self.named.values())
-                now = time.monotonic()
                 self.at.step, self.at.seconds = self.at.step + 1, spent + now - begun
                 if self.at.step % 50 == 0 or self.done:
                     means = {key: round(sum(w[key] for w in window) / len(window), 6) for key in window[0]}
@@ -234,16 +277,17 @@ class Optimisation:
                     shown = " ".join(f"{key} {value:.5f}" for key, value in self.at.log[-1][1].items())
                     say(f"{name} step {self.at.step} ({self.progress:.1%}) {shown} {rate:.0f} rows/s")
                     said = now
-                if now - saved > 60 * plan.save_minutes:
+                if now - saved > 60 * plan.save_minutes and rank == 0:
                     self.save()
                     if report is not None:
                         report()
                     saved = time.monotonic()
-        self.save()
+        if rank == 0:
+            self.save()
         if stop.asked:
             say(f"{name}: stopped at step {self.at.step}; run again to go on")
             raise KeyboardInterrupt
-        if self.done and report is not None:
+        if self.done and report is not None and rank == 0:
             report()
         return self.done
 
@@ -338,7 +382,8 @@ class TrainingRun:
         """Keep figures; `seconds` are those of phases, in the place of what was known of them."""
         self.notes["seconds"] |= seconds or {}
         self.notes |= figures
-        write_whole(self.folder / "run.json", json_bytes(self.notes, 1))
+        if ranks()[0] == 0:
+            write_whole(self.folder / "run.json", json_bytes(self.notes, 1))
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -191,8 +191,9 @@ def encoded(vae: Any, images: Any, folder: Path, rows: int, device: torch.device
     parts: list[Tensor] = []
     for start in range(0, rows, PART):
         file = kept / f"{start:07d}.safetensors"
-        if not file.is_file():
-            save_tensors(file, {"latents": encode(vae, images[start : start + PART], device)})
-            say(f"encoded {min(start + PART, len(images))} of {rows} pictures")
+        with FileLock(kept / "lock"):  # of several processes that train together one encodes
+            if not file.is_file():
+                save_tensors(file, {"latents": encode(vae, images[start : start + PART], device)})
+                say(f"encoded {min(start + PART, len(images))} of {rows} pictures")
         parts.append(load_file(file)["latents"])
     return torch.cat(parts)[:rows]

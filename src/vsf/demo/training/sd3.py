@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +28,10 @@ from .loop import (
     learnt,
     load_tensors,
     machine,
+    ranks,
     save_tensors,
     say,
+    share,
 )
 from .output import sample_sheet, save_pipeline
 from .rows import encoded, rendered
@@ -287,8 +290,9 @@ def train_sd3(
     )
     training = Optimisation(model, schedule, out / "transformer.safetensors", _TABLES, minutes)
     forward = Compiled(model, hp.compile, place)
+    mine = replace(recipe, train=share(hp))
     averaged = learnt(
-        run, training, lambda step: flow_loss(model, forward, store, recipe, step), sheet, stop_after, model.keep_pads
+        run, training, lambda step: flow_loss(model, forward, store, mine, step), sheet, stop_after, model.keep_pads
     )
     if averaged is not None and recipe.distill.samples:
         averaged = distilled(run, model, averaged, store, recipe, out, _TABLES, sheet, place, stop_after)
@@ -297,8 +301,7 @@ def train_sd3(
         vae = enlarged(run, recipe, vae, model, out, cached, place, stop_after)
     if averaged is None or vae is None:
         return out / "weights"
-    save_pipeline(finished(averaged), out / "weights")
-    return leave_facts(run, recipe.to_dict(), out, place)
+    return leave_model(run, finished(averaged), recipe.to_dict(), out, place)
 
 
 _TABLES = ("clip", "clip_2", "t5")
@@ -325,13 +328,17 @@ def distilled(
     )
     part = Optimisation(model, schedule, out / "distillation.safetensors", tables)
     student, guide = Compiled(model, hp.compile, place), Compiled(teacher, hp.compile, place)
+    mine: Any = replace(recipe, train=share(hp))  # pyright: ignore[reportArgumentType]  # a dataclass like the protocol
     return learnt(
-        run, part, lambda step: distill_loss(student, guide, store, recipe, step), sheet, stop_after, model.keep_pads
+        run, part, lambda step: distill_loss(student, guide, store, mine, step), sheet, stop_after, model.keep_pads
     )
 
 
-def leave_facts(run: TrainingRun, recipe: dict[str, Any], out: Path, place: torch.device) -> Path:
-    """Write beside the weights in `out` how they were made; returns their folder."""
+def leave_model(run: TrainingRun, pipe: Any, recipe: dict[str, Any], out: Path, place: torch.device) -> Path:
+    """Write the weights in `out`, and beside them how they were made; returns their folder."""
+    if ranks()[0]:
+        return out / "weights"
+    save_pipeline(pipe, out / "weights")
     facts = {"machine": machine(place), "torch": torch.__version__, **run.notes, "recipe": recipe}
     write_whole(out / "weights" / "training.json", json_bytes(facts, 1))
     say(f"weights in {out / 'weights'}")

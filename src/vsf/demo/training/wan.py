@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from ..model import DataRecipe, DistillRecipe, TrainRecipe, build_tokenizer
 from ..worlds import world
 from .flow import HIDDEN, Labelled, RowStore, pad_bias, rotated
-from .loop import Compiled, Optimisation, Schedule, TrainingRun, learnt
-from .output import save_pipeline
+from .loop import Compiled, Optimisation, Schedule, TrainingRun, learnt, share
 from .rows import encoded, rendered
-from .sd3 import distilled, flow_loss, leave_facts, pretrain_text
+from .sd3 import distilled, flow_loss, leave_model, pretrain_text
 from .wan_autoencoder import (
     ClipCoder,
     WanVaeRecipe,
@@ -274,7 +273,7 @@ def train_wan(
     made = learnt(
         run,
         Optimisation(coder, schedule, out / "vae.safetensors"),
-        lambda step: clip_loss(coder, vp, recipe.seed, images, data["mask"], place, step),
+        lambda step: clip_loss(coder, share(vp), recipe.seed, images, data["mask"], place, step),
         lambda weights: reconstructions(autoencoder(weights), images[:6], place),
         stop_after,
     )
@@ -301,7 +300,7 @@ def train_wan(
         ).frames  # fmt: skip
         return filmstrip([(clip * 255).round().astype(np.uint8) for clip in drawn])
 
-    hp = recipe.train
+    hp, mine = recipe.train, replace(recipe, train=share(recipe.train))
     forward = Compiled(model, hp.compile, place)
     if not any((out / f"{name}.safetensors").is_file() for name in ("stills", "transformer")):
         with run.timed("text"):
@@ -316,7 +315,7 @@ def train_wan(
         return learnt(
             run,
             Optimisation(model, plan, out / f"{name}.safetensors", ("table",), over),
-            lambda step: flow_loss(model, forward, rows, recipe, step),
+            lambda step: flow_loss(model, forward, rows, mine, step),
             sheet,
             stop_after,
             model.keep_pads,
@@ -334,5 +333,4 @@ def train_wan(
         averaged = distilled(run, model, averaged, store, recipe, out, ("table",), sheet, place, stop_after)
     if averaged is None:
         return out / "weights"
-    save_pipeline(finished(averaged), out / "weights")
-    return leave_facts(run, asdict(recipe), out, place)
+    return leave_model(run, finished(averaged), asdict(recipe), out, place)
