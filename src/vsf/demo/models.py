@@ -6,7 +6,7 @@ One world may be drawn by several models. A record is data, so that help texts a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,6 @@ class DemoModel:
         recommended: what guides it where nothing else is asked for.
         tuned: the best of equally many tries per method on dev cases, by label; `recommended` is not repeated.
         strong: a setting for removing more at more damage.
-        tried: by arm of a sweep, what it tries behind the published settings: the best that was known.
         sizes: what a page offers; sides are multiples of `multiple` up to `largest`.
         shown: the pictures of `vsf demo show`.
         themes: what else the page's gallery has.
@@ -91,7 +90,6 @@ class DemoModel:
     largest: int
     shown: tuple[Shown, ...]
     themes: tuple[Theme, ...] = ()
-    tried: Mapping[str, Guidance] = field(default_factory=dict)
     batch: int = 32
     fps: int | None = None
 
@@ -170,15 +168,6 @@ MODELS: dict[str, DemoModel] = {
             recommended=_VSF,
             strong=_STRONG,
             tuned={"nag": _NAG, "nasa": _NASA, "cfg": _CFG},
-            tried={
-                "vsf": _VSF,
-                "vsf-norm": _STRONG,
-                "vsf-upstream": VSF(scale=3.8, offset=0.2, layout="upstream"),
-                "nag": NAG(scale=4.0, tau=2.5, alpha=0.25),
-                "nag-wide": _NAG,
-                "nasa": _NASA,
-                "cfg": _CFG,
-            },
             sizes=("128x128", "96x96", "64x64"),
             multiple=16,
             largest=256,
