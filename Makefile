@@ -16,6 +16,7 @@ FAST := $(addprefix tests/test_,guidance.py contract.py lifecycle.py bad_input.p
 demo: $(VENV)/.base
 	$(BIN)/vsf demo show --out demo.png
 	$(BIN)/vsf demo show --model demo-flux --out demo-flux.png
+	$(BIN)/vsf demo show --model demo-wan --out demo-wan.webp
 
 test: check docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -75,4 +76,4 @@ $(VENV)/.comfyui: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist site demo.png demo-flux.png
+	rm -rf $(VENV) build dist site demo.png demo-flux.png demo-wan.webp

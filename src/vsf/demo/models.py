@@ -231,6 +231,34 @@ MODELS: dict[str, DemoModel] = {
                 Shown("a pink cake in a room", "candles", 8),
             ),
         ),
+        DemoModel(
+            name="demo-wan",
+            title="Demo Wan model, 9 frames of 64 px",
+            world="clips",
+            pipeline="WanPipeline",
+            network="WanTransformer3DModel",
+            folder="weights_wan",
+            steps=8,
+            size=(64, 64),
+            guidance_scale=1.0,
+            text_length=16,
+            call={"width": 64, "height": 64, "num_frames": 9},
+            # The best of eight per method on fifteen dev cases; of equals the one of the highest quality.
+            recommended=VSF(scale=1.0, offset=2.7, start=0.125, stop=0.875),
+            strong=VSF(scale=3.5, offset=0.1),
+            tuned={"nag": NAG(scale=4.0, tau=2.5, alpha=0.125), "nasa": NASA(scale=0.25), "cfg": CFG(scale=1.2)},
+            sizes=("64x64",),
+            multiple=16,
+            largest=128,
+            shown=(
+                Shown("a red bike on grass", "wheels", 8),
+                Shown("a red castle on grass", "flag", 4),
+                Shown("a pink cake in a room", "candles", 3),
+                Shown("a green car in the city", "wheels", 2),
+            ),
+            batch=16,
+            fps=8,
+        ),
     )
 }
 
