@@ -222,9 +222,8 @@ class Optimisation:
             if key.startswith("adam."):
                 name, kind = key.removeprefix("adam.").rsplit(":", 1)
                 if value.shape == (p := self.named[name]).shape:
-                    value = torch.empty_like(p, dtype=value.dtype).copy_(
-                        value
-                    )  # the fused step reads both in memory's order
+                    # The fused step reads both in memory's order, and the parameter may be channels last.
+                    value = torch.empty_like(p, dtype=value.dtype).copy_(value)
                 state.setdefault(self._order.index(name), {})[kind] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.at = Standing(note["step"], note["seconds"], [(rows, figures) for rows, figures in note["log"]])
