@@ -144,5 +144,5 @@ class DemoVAE:
         vae = pipeline().vae
         with torch.no_grad():
             pixels = vae.decode((samples / vae.config.scaling_factor + vae.config.shift_factor).to(vae.dtype)).sample
-        pixels = torch.nn.functional.interpolate(pixels.float(), scale_factor=4, mode="bicubic")  # to be seen at all
+        pixels = torch.nn.functional.interpolate(pixels.float(), scale_factor=2, mode="bicubic")  # to be seen well
         return (pixels / 2 + 0.5).clamp(0, 1).movedim(1, -1)
