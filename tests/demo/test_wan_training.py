@@ -40,11 +40,20 @@ def tiny() -> WanRecipe:
         shipped,
         data=replace(shipped.data, rows=24, workers=0),
         vae=replace(
-            shipped.vae, base_dim=8, dim_mult=(1, 2, 2), channels=4, frames=72, stills=36, even=54, batch=18, warmup=18
+            shipped.vae,
+            base_dim=8,
+            dim_mult=(1, 2, 2),
+            channels=4,
+            frames=72,
+            stills=36,
+            even=54,
+            batch=18,
+            warmup=18,
+            compile=False,
         ),
         text=replace(shipped.text, width=32, pretrain_steps=2),
         transformer=WanTransformerRecipe(heads=2, head_dim=16, ffn=32, blocks=2),
-        stills=replace(shipped.stills, samples=16),
+        stills=replace(shipped.stills, rows=24, samples=16, batch=8),
         train=replace(shipped.train, samples=24, batch=8, warmup=8, compile=False),
         distill=replace(shipped.distill, samples=16),
     )
@@ -107,6 +116,9 @@ def test_rows_of_clips_are_labelled_per_latent_frame() -> None:
     assert rows["image"].shape == (6, 9, 64, 64, 3) and rows["mask"].shape == (6, 3, 8, 8)
     assert rows["mask"].any((1, 2, 3)).all() and rows["parts"].any(1).sum() >= 3
     assert (rows["image"][:, 0] != rows["image"][:, -1]).any((1, 2, 3)).all()
+    first = render_chunk(3, 0, 6, 64, 8, 12, "clips", still=True)
+    assert rows.keys() == first.keys()
+    assert all(np.array_equal(first[k], v[:, :1] if k in ("image", "mask") else v) for k, v in rows.items())
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +194,7 @@ def test_the_shipped_recipe_is_small_enough_and_spans_the_world() -> None:
     components = build_wan_components(recipe)
     count = {k: sum(p.numel() for p in components[k].parameters()) for k in ("vae", "text_encoder", "transformer")}
     assert 2 * sum(count.values()) <= 14e6 and 3.5e6 <= count["transformer"] <= 6e6
-    assert recipe.latent_size == 8 and recipe.stills.samples % recipe.train.batch == 0
+    assert recipe.latent_size == 8 and recipe.stills.samples % recipe.stills.batch == 0
     vae = components["vae"]
     assert vae.config.scale_factor_temporal == 4 and (clips.FRAMES - 1) % vae.config.scale_factor_temporal == 0
     assert set(recipe.vae.stretches) <= {1, 5, 9}

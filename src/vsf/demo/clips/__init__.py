@@ -26,9 +26,9 @@ __all__ = [
 WORLD = replace(PICTURES, name="clips", module=__name__, frames=FRAMES)
 
 
-def render(scene: Scene, size: int = 64) -> np.ndarray:
-    """Draw a scene as `FRAMES` frames, uint8 [T, size, size, 3]. Raises ValueError if `size` is below 16."""
-    return np.stack([moment_of(scene, size, Moment(scene, frame)) for frame in range(FRAMES)])
+def render(scene: Scene, size: int = 64, frames: Sequence[int] = range(FRAMES)) -> np.ndarray:
+    """Draw some frames of a scene, uint8 [T, size, size, 3]. Raises ValueError if `size` is below 16."""
+    return np.stack([moment_of(scene, size, Moment(scene, frame)) for frame in frames])
 
 
 def part_mask(scene: Scene, size: int = 64, frames: Sequence[int] = range(FRAMES)) -> np.ndarray:

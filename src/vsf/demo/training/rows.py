@@ -49,19 +49,22 @@ class Rows:
     data: DataRecipe
 
 
-def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words: int, of: str = FIRST) -> Arrays:
+def render_chunk(
+    seed: int, chunk: int, rows: int, size: int, latent: int, words: int, of: str = FIRST, still: bool = False
+) -> Arrays:
     """Render `rows` training rows of a world; the same arguments give the same rows in every process.
 
     Returns arrays over rows: image uint8 [N, size, size, 3], of clips [N, T, size, size, 3]; mask bool [N, latent,
     latent], where any pixel of the part mask falls in the cell, of clips [N, 1 + (T - 1) / 4, latent, latent], that of
     every fourth frame, the last that a latent frame stands for; words int16 [N, words], 0 where there is none; object,
     color int16 (-1 for none); parts bool [N, P]; second bool, true for the second row of an antithetic pair, which
-    follows its first.
+    follows its first. Of clips, `still` rows have their first frame alone.
     """
     world = named(of)
     code, rng = world.code, np.random.default_rng([seed, 1, chunk])
-    clip = () if world.frames is None else (world.frames,)
-    masked = () if world.frames is None else (len(range(0, world.frames, 4)),)
+    frames = () if world.frames is None else (range(1 if still else world.frames),)
+    fourths = tuple(span[::4] for span in frames)
+    clip, masked = (tuple(map(len, spans)) for spans in (frames, fourths))
     ids = {word: i for i, word in enumerate(world.tokens)}
     out: Arrays = {
         "image": np.zeros((rows, *clip, size, size, 3), np.uint8),
@@ -78,8 +81,8 @@ def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words
         if n + len(group) > rows or max(len(text) for _, text in group) > words:
             continue
         for i, (scene, text) in enumerate(group):
-            out["image"][n] = code.render(scene, size)
-            mask = code.part_mask(scene, size) if not clip else code.part_mask(scene, size, range(0, *clip, 4))
+            out["image"][n] = code.render(scene, size, *frames)
+            mask = code.part_mask(scene, size, *fourths)
             out["mask"][n] = mask.reshape(*masked, latent, cell, latent, cell).any(axis=(-3, -1))
             out["words"][n, : len(text)] = [ids[word] for word in text]
             if scene.object is not None:
@@ -91,11 +94,11 @@ def render_chunk(seed: int, chunk: int, rows: int, size: int, latent: int, words
     return out
 
 
-def _render_job(job: tuple[int, int, int, int, int, int, str]) -> Arrays:
+def _render_job(job: tuple[int, int, int, int, int, int, str, bool]) -> Arrays:
     return render_chunk(*job)
 
 
-def render_data(recipe: Rendering, folder: Path, of: str = FIRST) -> Arrays:
+def render_data(recipe: Rendering, folder: Path, of: str = FIRST, still: bool = False) -> Arrays:
     """Render the recipe's rows of a world into `folder` (one .npy per array) and return them memory-mapped."""
     chunk = min(1000, recipe.data.rows)
     jobs = [
@@ -107,6 +110,7 @@ def render_data(recipe: Rendering, folder: Path, of: str = FIRST) -> Arrays:
             recipe.latent_size,
             recipe.data.words,
             of,
+            still,
         )
         for i in range(math.ceil(recipe.data.rows / chunk))
     ]
@@ -164,20 +168,21 @@ def _digest(*pieces: bytes) -> str:
     return hashlib.sha256(b"".join(pieces)).hexdigest()[:10]
 
 
-def rendered(recipe: Rendering, cache: Path, of: str = FIRST) -> tuple[Arrays, Path]:
+def rendered(recipe: Rendering, cache: Path, of: str = FIRST, still: bool = False) -> tuple[Arrays, Path]:
     """The recipe's rows of a world, memory-mapped, and their folder in `cache`; rendered if they are not there.
 
     The folder's name carries a digest of the first rows, so a world that draws something else gets another folder.
     """
-    first = render_chunk(recipe.seed, 0, 16, recipe.size, recipe.latent_size, recipe.data.words, of)
+    first = render_chunk(recipe.seed, 0, 16, recipe.size, recipe.latent_size, recipe.data.words, of, still)
     digest = _digest(*(first[name].tobytes() for name in sorted(first)))
-    folder = cache / f"{'rows' if of == FIRST else of}-{recipe.size}px-{recipe.data.rows}-seed{recipe.seed}-{digest}"
+    kind = "rows" if of == FIRST else f"{of}-still" if still else of
+    folder = cache / f"{kind}-{recipe.size}px-{recipe.data.rows}-seed{recipe.seed}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "lock"):  # another training that began at the same time waits, and finds them
         if not folder.is_dir():
             part = folder.with_name(folder.name + ".part")
             shutil.rmtree(part, ignore_errors=True)
-            render_data(recipe, part, of)
+            render_data(recipe, part, of, still)
             os.replace(part, folder)
     return load_arrays(folder), folder
 

@@ -21,7 +21,7 @@ from ..model import DataRecipe, DistillRecipe, TrainRecipe, build_tokenizer
 from ..worlds import world
 from .flow import HIDDEN, Labelled, RowStore, pad_bias, rotated
 from .loop import Compiled, Optimisation, Schedule, TrainingRun, learnt, share
-from .rows import encoded, rendered
+from .rows import Rows, encoded, rendered
 from .sd3 import distilled, flow_loss, leave_model, pretrain_text
 from .wan_autoencoder import (
     ClipCoder,
@@ -58,9 +58,11 @@ class WanTransformerRecipe:
 
 @dataclass(frozen=True)
 class StillsRecipe:
-    """Training on single frames: rows seen and learning rate, all else as on clips."""
+    """Training on single frames: `rows` of other scenes, of which `samples` are seen; all else as on clips."""
 
+    rows: int
     samples: int
+    batch: int
     lr: float
 
 
@@ -216,21 +218,27 @@ def fill_wan(components: dict[str, Any], weights: dict[str, Tensor]) -> None:
         components["text_encoder"].shared.weight.copy_(weights["table"])
 
 
-def whitened(vae: Any, latents: Tensor) -> Tensor:
-    """Latents with mean 0 and variance 1 per channel, float16; what it takes is noted where the stock pipeline reads it."""
+def note_spread(vae: Any, latents: Tensor) -> None:
+    """Note mean and spread of latents [N, C, T, h, w] per channel where the stock pipeline reads them."""
     over = (0, 2, 3, 4)
     mean, std = latents.float().mean(over), latents.float().std(over).clamp_min(1e-6)
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
-    shape = (1, -1, 1, 1, 1)
-    return ((latents.float() - mean.view(shape)) / std.view(shape)).half()
+
+
+def whitened(vae: Any, latents: Tensor) -> Tensor:
+    """Latents with what is noted as their mean taken off, over what is noted as their spread; float16."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return ((latents.float() - mean) / std).half()
 
 
 def _structure(recipe: WanRecipe) -> dict[str, Any]:
     """The part of a recipe that may not change within a run, as it comes back from JSON."""
     values = asdict(recipe)
-    for part in ("stills", "train", "distill"):
+    for part in ("train", "distill"):
         del values[part]
-    del values["data"]["workers"]
+    values["stills"], values["data"]["workers"] = values["stills"]["rows"], None
     return json.loads(json.dumps(values))
 
 
@@ -256,8 +264,9 @@ def train_wan(
     components = build_wan_components(recipe)
     # Before anything is drawn on the way, which takes of the same random numbers.
     model = WanVelocity(components["transformer"], components["text_encoder"].shared.weight).to(place).train()
+    cached = Path(cache) if cache is not None else out / "cache"
     with run.timed("render"):
-        data, folder = rendered(recipe, Path(cache) if cache is not None else out / "cache", WORLD)
+        data, folder = rendered(recipe, cached, WORLD)
     images = data["image"]
 
     def autoencoder(weights: dict[str, Tensor]) -> Any:
@@ -267,13 +276,14 @@ def train_wan(
 
     vp = recipe.vae
     coder = ClipCoder(components["vae"].to(place).train())
+    through = Compiled(coder, vp.compile, place)
     schedule = Schedule(
-        vp.frames, vp.batch, vp.lr, vp.warmup, "linear", 0.5, 0.0, vp.ema, False, vp.save_minutes
+        vp.frames, vp.batch, vp.lr, vp.warmup, "linear", 0.5, 0.0, vp.ema, vp.compile, vp.save_minutes
     )  # fmt: skip
     made = learnt(
         run,
         Optimisation(coder, schedule, out / "vae.safetensors"),
-        lambda step: clip_loss(coder, share(vp), recipe.seed, images, data["mask"], place, step),
+        lambda step: clip_loss(through, share(vp), recipe.seed, images, data["mask"], place, step),
         lambda weights: reconstructions(autoencoder(weights), images[:6], place),
         stop_after,
     )
@@ -283,8 +293,9 @@ def train_wan(
     if "psnr" not in run.notes:
         run.note(psnr=fidelity(vae, images[:64], place))
     with run.timed("encode"):
-        latents = whitened(vae, encoded(vae, images, folder, len(images), place))
-    store = RowStore.build({k: v for k, v in data.items() if k != "image"}, latents, place)
+        latents = encoded(vae, images, folder, len(images), place)
+    note_spread(vae, latents)
+    store = RowStore.build(data, whitened(vae, latents), place)
 
     def finished(weights: dict[str, Tensor]) -> Any:
         parts = build_wan_components(recipe) | {"vae": vae.cpu()}
@@ -300,17 +311,25 @@ def train_wan(
         ).frames  # fmt: skip
         return filmstrip([(clip * 255).round().astype(np.uint8) for clip in drawn])
 
-    hp, mine = recipe.train, replace(recipe, train=share(recipe.train))
+    hp = recipe.train
     forward = Compiled(model, hp.compile, place)
     if not any((out / f"{name}.safetensors").is_file() for name in ("stills", "transformer")):
         with run.timed("text"):
             pretrain_text(model, store, recipe.seed, recipe.text.pretrain_steps)
 
-    def part(
-        name: str, samples: int, lr: float, rows: RowStore, over: float | None = None
-    ) -> dict[str, Tensor] | None:
+    def part(name: str, hp: TrainRecipe, rows: RowStore, over: float | None = None) -> dict[str, Tensor] | None:
+        mine = replace(recipe, train=share(hp))
         plan = Schedule(
-            samples, hp.batch, lr, hp.warmup, "cosine", 1.0, hp.weight_decay, hp.ema, hp.compile, hp.report_minutes
+            hp.samples,
+            hp.batch,
+            hp.lr,
+            hp.warmup,
+            "cosine",
+            1.0,
+            hp.weight_decay,
+            hp.ema,
+            hp.compile,
+            hp.report_minutes,
         )
         return learnt(
             run,
@@ -322,13 +341,18 @@ def train_wan(
         )
 
     averaged: dict[str, Tensor] | None = None
-    if recipe.stills.samples:
-        alone = replace(store, latents=store.latents[:, :, :1].contiguous(), mask=store.mask[:, :1].contiguous())
-        averaged = part("stills", recipe.stills.samples, recipe.stills.lr, alone)
+    if (own := recipe.stills).samples:
+        scenes = Rows(recipe.seed + 1, recipe.size, recipe.latent_size, replace(recipe.data, rows=own.rows))
+        with run.timed("render"):
+            data, folder = rendered(scenes, cached, WORLD, still=True)
+        with run.timed("encode"):
+            alone = encoded(vae, data["image"], folder, own.rows, place)
+        alone = RowStore.build(data, whitened(vae, alone), place)
+        averaged = part("stills", replace(hp, samples=own.samples, batch=own.batch, lr=own.lr), alone)
         if averaged is None:
             return out / "weights"
         model.load_state_dict(averaged, strict=False)
-    averaged = part("transformer", hp.samples, hp.lr, store, minutes)
+    averaged = part("transformer", hp, store, minutes)
     if averaged is not None and recipe.distill.samples:
         averaged = distilled(run, model, averaged, store, recipe, out, ("table",), sheet, place, stop_after)
     if averaged is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from .rows import pictures_of
 class WanVaeRecipe:
     """The autoencoder and its training, `frames` in all and about `batch` per step, the first `stills` of them alone.
 
-    After `even` frames the loss weighs 1 + `mask_weight` x part mask. `noise` is the most that is added to latents, in their
-    standard deviations: those of a sampler have errors.
+    After `even` frames clips are whole, and the loss weighs 1 + `mask_weight` x part mask. `noise` is the most that is added to
+    latents, in their standard deviations: those of a sampler have errors.
     """
 
     base_dim: int
@@ -43,6 +43,7 @@ class WanVaeRecipe:
     kl: float
     edge: float
     noise: float
+    compile: bool
     save_minutes: float
 
     @property
@@ -105,6 +106,16 @@ class ClipCoder(nn.Module):
             if isinstance(module, WanCausalConv3d) and module.kernel_size == (3, 3, 3):
                 module.forward = _Flat(module)
 
+    def forward(self, x: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes of clips through noisy latents, the latents' mean and their log variance, all float32.
+
+        `noise` is standard normal, in the latents' shape; `level` [B, 1, 1, 1, 1] says how much is added to what the
+        encoder's variance asks for, in standard deviations of the latents.
+        """
+        mean, logvar = (values.float() for values in self.encode(x))
+        spread = (logvar.exp() + (level * mean.detach().std()) ** 2).sqrt()
+        return self.decode(mean + noise * spread).float(), mean, logvar
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance [B, C, 1 + (T - 1) / 4, h, w] of clips [B, 3, T, H, W]."""
         from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
@@ -144,7 +155,7 @@ class _Flat:
 
 
 def clip_loss(
-    coder: ClipCoder,
+    coder: Callable[..., tuple[Tensor, Tensor, Tensor]],
     recipe: WanVaeRecipe,
     seed: int,
     images: np.ndarray,
@@ -157,23 +168,23 @@ def clip_loss(
     `masks` [N, 1 + (T - 1) / 4, h, w] belong to the frames 0, 4, 8 ... of clips [N, T, H, W, 3]; one is taken for its frame
     and the three before it.
     """
-    rng = np.random.default_rng([seed, 2, step])
-    still = step * recipe.batch < recipe.stills
-    length = 1 if still else recipe.stretches[int(rng.integers(len(recipe.stretches)))]
+    rng, seen = np.random.default_rng([seed, 2, step]), step * recipe.batch
+    weighed = seen >= recipe.even
+    length = 1 if seen < recipe.stills else recipe.stretches[int(rng.integers(len(recipe.stretches)))]
+    length = images.shape[1] if weighed else length
     rows = np.sort(rng.integers(len(images), size=max(1, recipe.batch // length)))
     first = rng.integers(images.shape[1] - length + 1, size=len(rows))
     x = pictures_of(np.stack([images[r, t : t + length] for r, t in zip(rows, first, strict=True)]), place)
     weight = torch.ones_like(x[:, :1])
-    if step * recipe.batch >= recipe.even:
+    if weighed:
         spans = [(np.arange(t, t + length) + 3) // 4 for t in first]
         mask = torch.from_numpy(np.stack([masks[r, span] for r, span in zip(rows, spans, strict=True)])).to(place)
         weight += recipe.mask_weight * F.interpolate(mask.float(), x.shape[-2:])[:, None]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     level = recipe.noise * torch.from_numpy(rng.random((len(rows), 1, 1, 1, 1), np.float32)).to(place)
+    size = (len(rows), recipe.channels, 1 + (length - 1) // 4, *(side // recipe.factor for side in x.shape[-2:]))
     with autocast(place):
-        mean, logvar = (values.float() for values in coder.encode(x))
-        noise = torch.randn(mean.shape, generator=generator).to(place)
-        y = coder.decode(mean + noise * (logvar.exp() + (level * mean.detach().std()) ** 2).sqrt()).float()
+        y, mean, logvar = coder(x, torch.randn(size, generator=generator).to(place), level)
     around = (weight[..., :, 1:], weight[..., 1:, :])
     slopes = [(w * (a - b).abs()).mean() for a, b, w in zip(edges(y), edges(x), around, strict=True)]
     if length > 1:
