@@ -42,6 +42,7 @@ def tiny() -> WanRecipe:
         vae=replace(
             shipped.vae,
             base_dim=8,
+            decoder_base_dim=16,
             dim_mult=(1, 2, 2),
             channels=4,
             frames=72,

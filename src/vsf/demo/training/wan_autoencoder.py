@@ -27,6 +27,7 @@ class WanVaeRecipe:
     """
 
     base_dim: int
+    decoder_base_dim: int
     dim_mult: tuple[int, ...]
     blocks: int
     patch: int
@@ -65,6 +66,7 @@ def build_autoencoder(recipe: WanVaeRecipe) -> Any:
         raise ValueError(f"dim_mult needs three entries, for two halvings of time, got {list(recipe.dim_mult)}")
     vae = AutoencoderKLWan(
         base_dim=recipe.base_dim,
+        decoder_base_dim=recipe.decoder_base_dim,
         z_dim=recipe.channels,
         dim_mult=list(recipe.dim_mult),
         num_res_blocks=recipe.blocks,
