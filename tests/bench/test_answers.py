@@ -18,7 +18,7 @@ from vsf.bench.tables import Results, markdown
 from vsf.cli import main
 
 POINTS = (point("none"), point("vsf"), point("nag"))
-EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "bench"
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 
 
 def answer(unit: Unit) -> dict[str, Any] | None:
@@ -118,18 +118,24 @@ def _tables(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "arguments"),
+    ("page", "answers", "runs", "reference"),
     [
-        ("report.md", ["--run", "test", "--run", "ablations", "--run", "curve"]),
-        ("ablations-strong.md", ["--run", "test", "--run", "ablations-low", "--reference", "vsf-published"]),
+        ("bench/report", "bench/answers", ("test", "ablations", "curve"), "vsf"),
+        ("bench/ablations-strong", "bench/answers", ("test", "ablations-low"), "vsf-published"),
+        ("unseen/demo", "unseen/demo", ("test", "ablations", "curve"), "vsf"),
+        ("unseen/demo-flux", "unseen/demo-flux", ("test", "ablations", "curve"), "vsf"),
     ],
 )
-def test_the_committed_tables_come_out_of_the_committed_answers(page: str, arguments: list[str], tmp_path: Path):
+def test_the_committed_tables_come_out_of_the_committed_answers(
+    page: str, answers: str, runs: tuple[str, ...], reference: str, tmp_path: Path
+) -> None:
     pytest.importorskip("jinja2")
     pytest.importorskip("matplotlib")
-    out = tmp_path / "page.html"
-    title = ["--title", "Negative prompts on the demo world"]
-    assert main(["bench", "report", str(EVIDENCE / "answers.csv.gz"), *arguments, *title, "--out", str(out)]) == 0
-    made, there = out.with_suffix(".md").read_text("utf-8"), (EVIDENCE / page).read_text("utf-8")
+    out, there = tmp_path / "page.html", (EVIDENCE / f"{page}.md").read_text("utf-8")
+    chosen = [argument for run in runs for argument in ("--run", run)]
+    title = ["--title", there.splitlines()[0].removeprefix("# ")]
+    about = [*chosen, *title, "--reference", reference, "--out", str(out)]
+    assert main(["bench", "report", str(EVIDENCE / f"{answers}.csv.gz"), *about]) == 0
+    made = out.with_suffix(".md").read_text("utf-8")
     without_date = [[line for line in text.splitlines() if not line.startswith("- page:")] for text in (made, there)]
     assert without_date[0] == without_date[1]

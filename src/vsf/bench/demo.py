@@ -58,7 +58,7 @@ QUICK = Scope(budget=2, dev_cases=5, more=0, cases=12, seeds=1, ablation_seeds=1
 
 
 def frozen_points(model: str = DEMO) -> tuple[Point, ...]:
-    """The settings that come with the package, chosen by an earlier sweep on dev cases (`demo-v1`: of all objects).
+    """The settings that come with the package, chosen by an earlier sweep on the same dev cases (docs/evidence/unseen).
 
     Raises:
         RunError: none come with this model.
