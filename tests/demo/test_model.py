@@ -281,10 +281,10 @@ def test_two_trainings_that_begin_together_render_once(tmp_path: Path, monkeypat
     begun: list[Path] = []
     both = threading.Event()
 
-    def slow(recipe: Recipe, folder: Path, of: str) -> Any:
+    def slow(recipe: Recipe, folder: Path, *which: Any) -> Any:
         begun.append(folder)
         both.wait(0.5)  # for the other one, if it did not wait
-        return real(recipe, folder, of)
+        return real(recipe, folder, *which)
 
     monkeypatch.setattr(rendering, "render_data", slow)
     with ThreadPoolExecutor(2) as pool:
