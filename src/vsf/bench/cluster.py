@@ -130,11 +130,18 @@ def draw_on_processes(
             if new:
                 pool.submit(_call, "check", list(new)).result()
             # Not in a list: pictures that were kept are let go of.
+            broken = None
             for future in as_completed({pool.submit(_call, "draw", number) for number in left}):
-                number, pictures = future.result()
+                try:
+                    number, pictures = future.result()
+                except BrokenProcessPool as error:  # of those that are done by now, it need not be the last to come
+                    broken = error
+                    continue
                 keep(number, pictures)
                 del left[number]
                 new, losses = (), 0
+            if broken is not None:
+                raise broken
         except BrokenProcessPool as error:
             losses += 1
             if losses >= LOSSES:
