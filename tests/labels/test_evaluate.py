@@ -236,6 +236,11 @@ def test_the_command(labels: Labels, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*command, "-a", "oracle", "--out", str(out)]) == 0
     again = json.loads(out.read_bytes())["oracle"]["rows"][0]
     assert again["accuracy"] == figures["accuracy"] and figures["accuracy"]["mean"] > 0.9
+    some = [sorted({label.group for label in labels})[i] for i in (0, 2)]
+    assert main([*command, "-a", "oracle", "--objects", ", ".join(some), "--asks", "missing", "--out", str(out)]) == 0
+    rows = json.loads(out.read_bytes())["oracle"]["rows"]
+    asked = [label for label in labels if label.group in some and label.asks == "missing"]
+    assert rows[0]["questions"] == len(asked) > 0 and rows[0]["accuracy"]["clusters"] == 2
     for more, text in (
         ([], "name who is measured"),
         (["--judge", "oracel"], "unknown judge 'oracel'"),
@@ -244,6 +249,11 @@ def test_the_command(labels: Labels, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["-a", "oracle", "--model", "x"], "--model is for --judge"),
         (["-a", "oracle", "--judge", "oracle"], "oracle is asked and an annotator, too"),
         (["-a", "world", "--truth", "ann"], "unknown annotator 'ann'; allowed: world, oracle"),
+        (
+            ["-a", "oracle", "--objects", "bike,bus"],
+            "--objects bus: no question with a known answer is about that; there are: ",
+        ),
+        (["-a", "oracle", "--asks", "all"], "--asks all: no question"),
         (["-a", "oracle", "--out", "figures.csv"], "its name must end with .json"),
     ):
         assert main([*command, *more]) == 2 and text in capsys.readouterr().err, more

@@ -12,7 +12,7 @@ from PIL import Image
 
 from judging import drawn, make_run
 from tiny_vlm import save_tiny_vlm
-from vsf.bench.judges import JudgeError, LocalJudge, exhibits
+from vsf.bench.judges import JudgeError, LocalJudge, TunedJudge, exhibits
 from vsf.bench.judges.calibration import FILE, Calibration, Scale
 from vsf.files import json_bytes
 from vsf.judging import Label, LabelsError
@@ -98,6 +98,9 @@ def test_the_file_beside_the_weights_decides_and_is_part_of_the_judge(folder, tm
     assert judge.about()["calibration"] == {"missing": [0.5, 3.0], "object": [1.0, -3.0]}
     assert plain.about()["calibration"] is None and json.dumps(judge.about())
     red = Image.new("RGB", (64, 64), "red")
+    raw = LocalJudge(copy, device="cpu", mass=0.0, raw=True)
+    assert raw.about()["calibration"] is None is TunedJudge(copy, device="cpu", raw=True).about()["calibration"]
+    assert raw.answer(red, "Is it red?", asks="missing") == plain.answer(red, "Is it red?", asks="missing")
     for asks in ("missing", "object", "kept"):
         own = plain.answer(red, "Is it red?", asks=asks)
         assert own is not None

@@ -46,7 +46,8 @@ class LocalJudge:
     `answer_1`, `answer_2`: P(yes) >= 0.5 to the case's questions. `kept`: the share of the kept parts with
     P(yes) >= 0.5 to "Can you see PART in this picture?". `quality`: P(good) against P(poor), as in Q-Bench (Wu et al.
     2023, arXiv 2309.14181). All probabilities are in the details. They are the model's own, unless a file `judge.json` lies
-    beside its weights (or the adapter's), as `vsf judge train` writes it: then each kind of question has a temperature and a cut.
+    beside its weights (or the adapter's), as `vsf judge train` writes it: then each kind of question has a temperature and a cut,
+    if not `raw`.
 
     Raises:
         JudgeError: no such model here, no image-text-to-text model, or weights that are not safetensors.
@@ -64,6 +65,7 @@ class LocalJudge:
     dtype: str | None = option("float32, bfloat16 or float16; else float32 on a CPU and bfloat16 elsewhere", None)
     revision: str | None = option("of an id", None)
     download: bool = option("fetch an id from the hub; else it must be in the local cache", False)
+    raw: bool = option("the model's own probabilities, without the temperatures and cuts in its folder", False)
     mass: float = option("least share of all probability that the two words must have together", 0.1, low=0, high=1)
 
     def __post_init__(self) -> None:
@@ -93,7 +95,8 @@ class LocalJudge:
         self._adapter_sha256 = None
         if self.adapter is not None:
             net, self._adapter_sha256 = _adapt(net, Path(self.adapter))
-        self.calibration = Calibration.read(Path(self.name if self.adapter is None else self.adapter))
+        folder = Path(self.name if self.adapter is None else self.adapter)
+        self.calibration = Calibration() if self.raw else Calibration.read(folder)
         self.net = net.to(self.device).eval()
         self.words: dict[tuple[str, str], list[list[int]]] = {
             pair: [self._tokens(word) for word in pair] for pair in (YES_NO, _GOOD_POOR)

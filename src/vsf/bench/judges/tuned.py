@@ -52,6 +52,7 @@ class TunedJudge:
     base: str | Path | None = option("the model that an adapter is for; else the one that it names", None)
     device: str | None = option("cpu, cuda, ...; else a GPU if there is one", None)
     dtype: str | None = option("float32, bfloat16 or float16; else float32 on a CPU and bfloat16 elsewhere", None)
+    raw: bool = option("the model's own probabilities, without the temperatures and cuts in its folder", False)
     download: bool = option("fetch the adapter's base from the hub; else it must be in the local cache", False)
 
     def __post_init__(self) -> None:
@@ -74,7 +75,9 @@ class TunedJudge:
                 base = str(self.base or json.loads(config.read_text("utf-8"))["base_model_name_or_path"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise JudgeError(f"the adapter in {folder} does not say which model it is for ({error})") from error
-        self._judge = LocalJudge(base, adapter=adapter, device=self.device, dtype=self.dtype, download=self.download)
+        self._judge = LocalJudge(
+            base, adapter=adapter, device=self.device, dtype=self.dtype, raw=self.raw, download=self.download
+        )
         self._name = "vsf-small-judge" if self.model is None else str(folder)
         # Those of an adapter are in the local judge's record; a base in shards, or of the hub, has its name and revision.
         weights = folder / "model.safetensors"

@@ -13,7 +13,7 @@ from ...bench.judges import JUDGES
 from ...libraries import quiet_libraries
 from ..bench.judge import judge_flags
 from ..common import Problem, choose, opt, progress_bar, say, spelled, with_flags, writable
-from .labels import problems
+from .labels import names, problems
 
 if TYPE_CHECKING:
     from ...judging import Label, Labels
@@ -46,6 +46,8 @@ def evaluate(
             metavar="NAME",
         ),
     ] = None,
+    objects: Annotated[str | None, opt("Only questions about these, separated by commas.", metavar="LIST")] = None,
+    asks: Annotated[str | None, opt("Only questions of this kind: object, missing, kept or other.")] = None,
     out: Annotated[Path | None, opt("Write all figures to this .json file, too.")] = None,
     sheet: Annotated[Path | None, opt("Draw the judge's worst mistakes into this .png or .webp file.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.")] = False,
@@ -77,6 +79,8 @@ def evaluate(
     with problems(folder):
         labels = Labels.open(folder)
         known = measure.truth(labels, true, [*(annotator or []), *([keep] if keep else [])])
+        known = _only(known, "group", None if objects is None else names(objects), "--objects")
+        known = _only(known, "asks", None if asks is None else (asks,), "--asks")
         answers = {name: measure.answered(labels, name) for name in annotator or []}
         if kind is not None:
             there = measure.answered(labels, keep) if keep in labels.annotators else {}
@@ -100,6 +104,18 @@ def evaluate(
             write_whole(out, json_bytes(plain, 1))
     for name, (rows, agree) in found.items():
         _show(name, rows, agree)
+
+
+def _only(known: dict[Key, Label], field: str, wanted: tuple[str, ...] | None, option: str) -> dict[Key, Label]:
+    if wanted is None:
+        return known
+    there = sorted({getattr(label, field) for label in known.values()})
+    for name in wanted:
+        if name not in there:
+            raise Problem(
+                f"{option} {name}: no question with a known answer is about that; there are: {', '.join(there)}"
+            )
+    return {key: label for key, label in known.items() if getattr(label, field) in wanted}
 
 
 def _judge(kind: str, given: dict[str, Any], questions: int, yes: bool) -> Any:

@@ -67,16 +67,17 @@ def world(
 
     with problems(out), progress_bar("drawing", pictures) as progress:
         drawn: list[Drawn] = []
-        kinds = KINDS if damage is None else _list(damage)
+        kinds = KINDS if damage is None else names(damage)
         for one in world_labels(
-            pictures, seed, objects=None if objects is None else _list(objects), kinds=kinds, split=split, of=name
+            pictures, seed, objects=None if objects is None else names(objects), kinds=kinds, split=split, of=name
         ):
             drawn.append(one)
             progress(len(drawn), pictures)
         keep(collected(drawn, f"world {name}, seed {seed}"), out)
 
 
-def _list(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """Names that were given with commas between them, each once."""
     return tuple(dict.fromkeys(part for piece in text.split(",") if (part := piece.strip())))
 
 
