@@ -73,6 +73,7 @@ def test_a_dry_run_reads_the_config_alone(place, capsys, tmp_path):
         ([], "--base MODEL and --data LABELS are needed"),
         (["--base", "x"], "--base MODEL and --data LABELS are needed"),
         (["--scratch", "--base", "x"], "--scratch starts from nothing"),
+        (["--scratch", "--asks", "missing"], "--scratch starts from nothing"),
         (["--base", "x", "--data", "y", "--minutes", "3"], "--minutes is of --scratch"),
         (["--base", "x", "--data", "y"], "holds no labels"),
         (["--base", "x", "--data", "y", "--recipe", "nothing"], "a file, or one of tune, shift, scratch"),
@@ -104,3 +105,12 @@ def test_bad_labels_are_one_sentence(place, tmp_path, capsys):
     assert "damaged" in err and err.count("\n") == 1
     assert train(place, *recipe, "--annotator", "somebody") == 2
     assert "annotator" in capsys.readouterr().err
+    assert train(place, *recipe, "--asks", "missing,mising") == 2
+    assert "unknown kind of question 'mising'; allowed: " in capsys.readouterr().err
+
+
+def test_only_some_kinds_of_question_are_learned(place, tmp_path):
+    recipe = ("--recipe", str(place / "recipe.toml"))
+    assert train(place, *recipe, "--asks", "missing", "-o", str(tmp_path / "some")) == 0
+    record = json.loads((tmp_path / "some" / "adapter" / "judge.json").read_bytes())
+    assert {*record["calibration"]} == {"missing"}

@@ -206,6 +206,14 @@ class Labels:
             raise LabelsError(unknown("annotator", annotator, self.annotators or ("nobody",)))
         return self.only(label for label in self._labels if label.annotator == annotator)
 
+    def asking(self, kinds: Sequence[str]) -> Labels:
+        """The labels whose questions are of some kinds. Raises LabelsError where there is none of one."""
+        there = sorted({label.asks for label in self._labels})
+        for kind in kinds:
+            if kind not in there:
+                raise LabelsError(unknown("kind of question", kind, there or ("none",)))
+        return self.only(label for label in self._labels if label.asks in kinds)
+
     def only(self, labels: Iterable[Label], source: Sequence[str] | None = None) -> Labels:
         """These labels, some of its own or others of its pictures; with another `source`, where that is given."""
         return Labels(labels, self._images, self.source if source is None else source)

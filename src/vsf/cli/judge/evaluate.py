@@ -47,7 +47,9 @@ def evaluate(
         ),
     ] = None,
     objects: Annotated[str | None, opt("Only questions about these, separated by commas.", metavar="LIST")] = None,
-    asks: Annotated[str | None, opt("Only questions of this kind: object, missing, kept or other.")] = None,
+    asks: Annotated[
+        str | None, opt("Only questions of these kinds: object, missing, kept, other.", metavar="LIST")
+    ] = None,
     out: Annotated[Path | None, opt("Write all figures to this .json file, too.")] = None,
     sheet: Annotated[Path | None, opt("Draw the judge's worst mistakes into this .png or .webp file.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.")] = False,
@@ -80,7 +82,7 @@ def evaluate(
         labels = Labels.open(folder)
         known = measure.truth(labels, true, [*(annotator or []), *([keep] if keep else [])])
         known = _only(known, "group", None if objects is None else names(objects), "--objects")
-        known = _only(known, "asks", None if asks is None else (asks,), "--asks")
+        known = _only(known, "asks", None if asks is None else names(asks), "--asks")
         answers = {name: measure.answered(labels, name) for name in annotator or []}
         if kind is not None:
             there = measure.answered(labels, keep) if keep in labels.annotators else {}

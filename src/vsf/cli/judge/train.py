@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..common import Problem, opt, say
-from .labels import problems
+from .labels import names, problems
 
 #: What comes with the package; a file's name may be given in the place of one.
 RECIPES = ("tune", "shift", "scratch")
@@ -43,6 +43,7 @@ def train(
     ),
     recipe: Annotated[str | None, opt(f"A file (TOML), or one of {', '.join(RECIPES)}; by default tune or scratch.")] = None,
     annotator: Annotated[str | None, opt("Whose answers, where several are in LABELS.", "--annotator", "-a")] = None,
+    asks: Annotated[str | None, opt("Only questions of these kinds: object, missing, kept, other.", metavar="LIST")] = None,
     minutes: Annotated[float | None, opt("With --scratch: end after so long.", min=0.01)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     dry_run: Annotated[
@@ -66,8 +67,8 @@ def train(
     """
     from ...libraries import offline_unless, quiet_libraries
 
-    if scratch and (base or data or dry_run):
-        raise Problem("--scratch starts from nothing: it takes no --base, --data or --dry-run")
+    if scratch and (base or data or dry_run or asks):
+        raise Problem("--scratch starts from nothing: it takes no --base, --data, --asks or --dry-run")
     if not scratch and (base is None or (data is None and not dry_run)):
         raise Problem("--base MODEL and --data LABELS are needed, or --scratch")
     if minutes is not None and not scratch:
@@ -106,6 +107,7 @@ def train(
     with problems(out):
         labels = Labels.open(data)
         labels = labels if annotator is None else labels.of(annotator)
+        labels = labels if asks is None else labels.asking(names(asks))
         try:
             done = tune(settings, base, labels, out, device=device, dtype=dtype, download=download, resume=not fresh)
         except FloatingPointError as error:
