@@ -266,3 +266,21 @@ def test_nobody_is_asked_to_pay_for_answers_that_are_there(monkeypatch: pytest.M
     assert _judge("api", given, 0, False).about()["model"] == "m"
     with pytest.raises(Problem, match="3 questions may cost money"):
         _judge("api", given, 3, False)
+
+
+SHOWN = {
+    "world": ("shipped-raw", "shipped", "remade-raw", "remade", "oracle"),
+    "shift": ("shipped-raw", "shipped", "lora"),
+}
+
+
+@pytest.mark.parametrize("name", ["world-missing", "world-kept", "shift-missing", "shift-kept"])
+def test_the_page_on_the_small_judge_has_the_figures_of_its_files(name: str) -> None:
+    folder = Path(__file__).parents[2] / "docs/evidence/judge"
+    said = (folder / "README.md").read_text("utf-8").replace("**", "")
+    found = json.loads((folder / f"{name}.json").read_bytes())
+    for who in SHOWN[name.partition("-")[0]]:
+        row = found[who]["rows"][0]
+        figures = [row["accuracy"][key] for key in ("mean", "low", "high")]
+        mean, low, high = (f"{x:.3f}" if x >= 1 else f"{x:.3f}"[1:] for x in figures)
+        assert f"| {row['questions']} | {mean} ({low} to {high}) |" in said, who

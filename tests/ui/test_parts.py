@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import shlex
@@ -36,7 +37,7 @@ from vsf.prompt import as_typed
 from vsf.sizes import sizes_of
 from vsf.ui import form, gallery, gallery_tab, views, work
 from vsf.ui.jobs import Busy, Cancelled, Device, Job
-from vsf.ui.model import Options, describe_model
+from vsf.ui.model import Options, describe_model, load
 from vsf.ui.reproduce import command_line, python_code
 
 
@@ -139,6 +140,14 @@ def test_a_model_that_cannot_be_loaded_fails_every_job_with_its_sentence() -> No
     with pytest.raises(ModelError, match="no such model"):
         job.result()
     device.close()
+
+
+def test_what_is_loaded_is_not_searched_for_garbage() -> None:
+    there: list[list[int]] = [[]]
+    before = gc.get_freeze_count()
+    load(Options(device="cpu"))
+    assert gc.get_freeze_count() > before + 1000
+    assert not any(one is there for one in gc.get_objects())
 
 
 @pytest.mark.parametrize("guidance", [VSF(2.0), NAG(), NASA(), CFG()], ids=lambda g: g.label)

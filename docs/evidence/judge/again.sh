@@ -39,13 +39,13 @@ ask shift oracle shipped-raw --judge tuned --raw
 for labels in shift world; do
   [ $labels = world ] && truth=world || truth=oracle
   ask $labels $truth lora --judge tuned --model "$out/lora/adapter"
-  ask $labels $truth lora-raw --judge tuned --model "$out/lora/adapter" --raw
 done
+ask shift oracle lora-raw --judge tuned --model "$out/lora/adapter" --raw
 for asks in missing kept; do
   vsf judge eval "$out/shift" --truth oracle --objects $held --asks $asks --out "$here/shift-$asks.json" \
     -a shipped-raw -a shipped -a lora-raw -a lora
   vsf judge eval "$out/world" --truth world --objects $held --asks $asks --out "$here/world-$asks.json" \
-    -a shipped-raw -a shipped -a remade-raw -a remade -a lora-raw -a lora -a oracle
+    -a shipped-raw -a shipped -a remade-raw -a remade -a lora -a oracle
 done
 
 # 4. The benchmark under three judges: the held-out objects' cases, other noises. The judges' errors are those of part 3.
