@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 from ..outside import parse_json
 from .folder import private_folder
 from .hosts import Hosts
+from .lean import admit
 
 __all__ = ["LONGEST_TEXT", "Guard"]
 
@@ -234,6 +235,7 @@ class Guard:
             holder = self.blocks.state_holder
             for kept in (holder.session_data, holder.time_last_used):
                 kept.pop(oldest, None)
+        admit(self.blocks, session)
         # gradio closes a stream with the last answer. A request that is on its way at that moment was never answered: its page
         # still believes in the stream. So one answer more is expected until nothing was asked for a while.
         queue.pending_event_ids_session.setdefault(session, set()).add(_LAST)

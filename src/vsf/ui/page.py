@@ -21,6 +21,7 @@ from .gallery_tab import GalleryTab
 from .grid_tab import GridTab
 from .jobs import Device, Job
 from .label_tab import LabelTab
+from .lean import LeanBlocks
 from .model import Options
 from .panel import Panel
 from .picture_tab import PictureTab
@@ -36,7 +37,7 @@ def _frame(desk: Desk, name: str, about: str) -> Iterator[gr.Blocks]:
     """What gradio serves, with the top of the page; the block lays out the rest."""
     # gradio's own statistics of every request take longer than the request, and grow.
     os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(2**62)}
-    with gr.Blocks(title="vsf", fill_width=True, analytics_enabled=False, elem_id="page") as blocks:
+    with LeanBlocks(title="vsf", fill_width=True, analytics_enabled=False, elem_id="page") as blocks:
         gr.HTML(style.HEADER(name, about), padding=False, js_on_load=None)
         with gr.Row(elem_id="main"):
             yield blocks
