@@ -194,7 +194,7 @@ def test_the_shipped_recipe_is_small_enough_and_spans_the_world() -> None:
     recipe = read_recipe(WanRecipe, "wan")
     components = build_wan_components(recipe)
     count = {k: sum(p.numel() for p in components[k].parameters()) for k in ("vae", "text_encoder", "transformer")}
-    assert 2 * sum(count.values()) <= 18e6 and 3.5e6 <= count["transformer"] <= 6e6
+    assert 2 * sum(count.values()) <= 21e6 and 3.5e6 <= count["transformer"] <= 6e6
     assert recipe.latent_size == 8 and recipe.stills.samples % recipe.stills.batch == 0
     vae = components["vae"]
     assert vae.config.scale_factor_temporal == 4 and (clips.FRAMES - 1) % vae.config.scale_factor_temporal == 0

@@ -175,9 +175,10 @@ class RowStore:
 
     def noised(self, rng: np.random.Generator, drawn: RowDraw) -> tuple[Tensor, Tensor]:
         """Latents `(1 - sigma) latent + sigma noise` of drawn rows, and `noise - latent`; a pair shares its noise."""
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        shape = (len(drawn.row), *self.latents.shape[1:])
-        noise = torch.randn(shape, generator=generator)[drawn.source].to(self.latents.device)
+        device = self.latents.device
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn((len(drawn.row), *self.latents.shape[1:]), generator=generator, device=device)
+        noise = noise[drawn.source.to(device)]
         latent = self.latents[drawn.row].float()
         blend = per_row(drawn.sigma, latent)
         return (1 - blend) * latent + blend * noise, noise - latent

@@ -89,7 +89,7 @@ class WanRecipe:
 class PlainWanAttention:
     """Training processor of self and cross attention, by plain products; `bias` [B, 1, 1, S] is added to keys of text.
 
-    On a CPU the backward pass of the fused kernel is slower than that of plain products at these lengths.
+    On a CPU the backward pass of the fused kernel is slower than that of plain products at these lengths, and text has few keys.
     """
 
     bias: Tensor | None = None
@@ -114,9 +114,8 @@ class PlainWanAttention:
         if rotary_emb is not None:
             cos, sin = (table.transpose(1, 2) for table in rotary_emb)
             q, k = rotated(q, (cos, sin)), rotated(k, (cos, sin))
-        if q.is_cuda:
-            mask = None if self.bias is None else self.bias.to(v.dtype)
-            z = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        if q.is_cuda and self.bias is None:
+            z = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
             z = (logits if self.bias is None else logits + self.bias).softmax(-1).to(v.dtype) @ v

@@ -22,8 +22,9 @@ from .rows import pictures_of
 class WanVaeRecipe:
     """The autoencoder and its training, `frames` in all and about `batch` per step, the first `stills` of them alone.
 
-    After `even` frames clips are whole, and the loss weighs 1 + `mask_weight` x part mask. `noise` is the most that is added to
-    latents, in their standard deviations: those of a sampler have errors.
+    After `even` frames clips are whole, and the loss weighs 1 + `mask_weight` x part mask. `squares` weighs the squared error, to
+    which what is small and bright matters more than to the absolute one: apples. `noise` is the most that is added to latents, in
+    their standard deviations: those of a sampler have errors.
     """
 
     base_dim: int
@@ -42,6 +43,7 @@ class WanVaeRecipe:
     warmup: int
     ema: float
     kl: float
+    squares: float
     edge: float
     noise: float
     compile: bool
@@ -165,7 +167,7 @@ def clip_loss(
     place: torch.device,
     step: int,
 ) -> dict[str, Tensor]:
-    """Losses of one step: L1 of the pixels and of their differences in space and time, a small KL to a standard normal.
+    """Losses of one step: L1 and squares of pixels, L1 of their differences in space and time, a small KL to a standard normal.
 
     `masks` [N, 1 + (T - 1) / 4, h, w] belong to the frames 0, 4, 8 ... of clips [N, T, H, W, 3]; one is taken for its frame
     and the three before it.
@@ -193,6 +195,7 @@ def clip_loss(
         slopes.append((weight[:, :, 1:] * (y.diff(dim=2) - x.diff(dim=2)).abs()).mean())
     return {
         "pixels": (weight * (y - x).abs()).mean(),
+        "squares": recipe.squares * (weight * (y - x).square()).mean(),
         "edges": recipe.edge * torch.stack(slopes).sum(),
         "kl": recipe.kl * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(),
     }
