@@ -92,10 +92,11 @@ def test_other_answers_are_gradios_own() -> None:
             text, number, state, other = gr.Textbox(), gr.Slider(0, 9, 1), gr.State(1), gr.Textbox()
             text.change(lambda: None, None, [text, number, state])
             text.change(lambda: None, None, [text])
+            text.change(lambda: None, None, [text, text, number])
         return blocks, text, number, state, other
 
     blocks, text, number, state, other = within(build)
-    several, one = blocks.fns.values()
+    several, one, twice = blocks.fns.values()
     for handler, updates in (
         (several, lambda: {text: "a", state: 5}),
         (several, lambda: {number: gr.update(value=3, maximum=12)}),
@@ -105,6 +106,7 @@ def test_other_answers_are_gradios_own() -> None:
         (one, lambda: "a"),
         (one, lambda: gr.update(value="a")),
         (one, gr.skip),
+        (twice, lambda: {text: "a"}),
     ):
         sent, _ = answer(blocks, lean.LeanBlocks.postprocess_data, handler, updates())
         assert sent == answer(blocks, gr.Blocks.postprocess_data, handler, updates())[0]
@@ -118,7 +120,10 @@ def test_no_component_is_described_for_a_new_visitor(page: Any, described: list[
     reached = list[bytes]()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        reached.append((await receive())["body"])
+        if scope["method"] == "GET":  # as gradio does when a visitor leaves
+            holder[scope["path"].rsplit("/", 1)[1]]
+        else:
+            reached.append((await receive())["body"])
 
     async def ask() -> None:
         asked = {"data": ["nag"], "event_data": None, "fn_index": handler._id, "session_hash": "abc"}
@@ -131,9 +136,10 @@ def test_no_component_is_described_for_a_new_visitor(page: Any, described: list[
             raise AssertionError(message)
 
         blocks._queue.pending_event_ids_session.clear()
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "query_string": b"",
-                 "headers": [(b"host", b"127.0.0.1")]}  # fmt: skip
-        await Guard(app, blocks, Hosts("127.0.0.1"))(scope, receive, send)
+        scope = {"type": "http", "query_string": b"", "headers": [(b"host", b"127.0.0.1")]}
+        guard = Guard(app, blocks, Hosts("127.0.0.1"))
+        await guard(scope | {"method": "POST", "path": "/gradio_api/queue/join"}, receive, send)
+        await guard(scope | {"method": "GET", "path": "/gradio_api/heartbeat/who-asked-for-nothing"}, receive, send)
 
     asyncio.run(ask())
     state = holder["abc"]

@@ -138,6 +138,7 @@ class Guard:
             if method == "GET" and path.startswith(f"{_API}heartbeat/"):
                 session = path.removeprefix(f"{_API}heartbeat/")
                 if _SESSION.fullmatch(session):
+                    admit(self.blocks, session)  # gradio asks for it when the stream ends
                     return session
             if method == "GET" and path == f"{_API}queue/data":
                 session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]

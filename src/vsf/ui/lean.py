@@ -22,8 +22,8 @@ class LeanBlocks(gr.Blocks):
             return await super().postprocess_data(block_fn, predictions, state)
         narrow = copy(block_fn)
         narrow.outputs = [part for part in outputs if part in predictions]
-        changed = dict(zip(narrow.outputs, await super().postprocess_data(narrow, predictions, state), strict=True))
-        return [changed.get(part, None if part.stateful else gr.skip()) for part in outputs]
+        sent = iter(await super().postprocess_data(narrow, predictions, state))
+        return [next(sent) if part in predictions else None if part.stateful else gr.skip() for part in outputs]
 
 
 def admit(blocks: gr.Blocks, session: str) -> None:
