@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from closeness import close, rounding, same
 from vsf import CFG, NAG, NASA, VSF
+from vsf.bench.demo import Scope, run_demo
 from vsf.cli import main
 from vsf.demo import clips
 from vsf.demo.gate import run_gate, unguided
@@ -159,9 +160,8 @@ def test_latents_are_what_the_pipeline_takes_them_for(trained: tuple[Path, Path]
     assert x.mean((0, 2, 3, 4)).abs().max() < 0.05 and (x.std((0, 2, 3, 4)) - 1).abs().max() < 0.05
 
 
-def test_a_record_of_it_draws_clips(
-    trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def record(trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> DemoModel:
     record = DemoModel(
         name="tiny-wan", title="Tiny", world="clips", pipeline="WanPipeline", network="WanTransformer3DModel",
         folder=str(trained[0]), steps=2, size=(64, 64), guidance_scale=1.0, text_length=16,
@@ -170,6 +170,10 @@ def test_a_record_of_it_draws_clips(
         largest=128, shown=(Shown("a red bike", "wheels", 3),), fps=8,
     )  # fmt: skip
     monkeypatch.setitem(MODELS, record.name, record)
+    return record
+
+
+def test_a_record_of_it_draws_clips(record: DemoModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record.is_there and record.of_world() is clips.WORLD
     pipe: Any = record.load()
     assert model_of(pipe) is record
@@ -188,6 +192,15 @@ def test_a_record_of_it_draws_clips(
         assert moving.n_frames > 1 and moving.size == middle.size  # type: ignore[attr-defined]
     assert main(["demo", "show", "-o", str(tmp_path / "still.webp")]) == 2
     assert "must end with .png" in capsys.readouterr().err
+
+
+def test_the_benchmark_judges_its_clips(record: DemoModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("vsf.bench.demo.DEFAULT_ARMS", ("vsf",))
+    scope = Scope(budget=1, dev_cases=1, more=0, cases=1, seeds=1, ablation_seeds=1)
+    _, table = run_demo(tmp_path / "bench", scope, model=record.name, workers=1)
+    assert "| flicker | motion kept |" in table.read_text("utf-8")
 
 
 def test_the_shipped_recipe_is_small_enough_and_spans_the_world() -> None:

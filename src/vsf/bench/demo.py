@@ -108,7 +108,7 @@ def run_demo(
         raise RunError(f"{out} is a folder of another command ({there[0]}); give another one")
     known = demo_model(model)
     scope = scope or (CLIPS if known.video else FULL)
-    cases = load_cases(known.of_world().cases)
+    cases = load_cases(known.world)
     at: dict[str, Any] = {
         "model": model,
         "steps": known.steps,
