@@ -124,6 +124,7 @@ def _tables(text: str) -> list[str]:
         ("bench/ablations-strong", "bench/answers", ("test", "ablations-low"), "vsf-published"),
         ("unseen/demo", "unseen/demo", ("test", "ablations", "curve"), "vsf"),
         ("unseen/demo-flux", "unseen/demo-flux", ("test", "ablations", "curve"), "vsf"),
+        ("unseen/demo-wan", "unseen/demo-wan", ("test", "ablations"), "vsf"),
     ],
 )
 def test_the_committed_tables_come_out_of_the_committed_answers(
