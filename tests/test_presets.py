@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,10 +239,10 @@ def test_bad_input_for_videos(video: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_save_video(tmp_path: Path) -> None:
     pictures = [Image.new("RGB", (16, 8), (60 * i, 0, 0)) for i in range(4)]
-    save_video(pictures, tmp_path / "a.gif", 10, {"seed": 3})
+    save_video(pictures, tmp_path / "a.gif", 10, {"seed": 3, "offset": math.inf})
     with Image.open(tmp_path / "a.gif") as image:
         assert image.n_frames == 4 and image.info["duration"] == 100  # pyright: ignore
-        assert json.loads(image.info["comment"]) == {"seed": 3}
+        assert json.loads(image.info["comment"]) == {"seed": 3, "offset": "inf"}
     save_video(pictures, tmp_path / "a.webp", 10)
     with Image.open(tmp_path / "a.webp") as image:
         assert image.format == "WEBP" and image.n_frames == 4 and image.size == (16, 8)  # pyright: ignore

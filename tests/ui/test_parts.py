@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -39,6 +40,7 @@ from vsf.ui import form, gallery, gallery_tab, views, work
 from vsf.ui.jobs import Busy, Cancelled, Device, Job
 from vsf.ui.model import Options, describe_model, load
 from vsf.ui.reproduce import command_line, python_code
+from vsf.video import save_video
 
 
 async def _import() -> Any:
@@ -395,7 +397,7 @@ def test_an_animation_has_all_its_frames(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".mp4":
         pytest.importorskip("imageio_ffmpeg")
-    views.save_animation(frames, path, 8, {"prompt": "a"})
+    save_video(frames, path, 8, {"prompt": "a", "offset": math.inf}, one_palette=True)
     if suffix == ".mp4":
         assert path.read_bytes()[4:8] == b"ftyp"
         return

@@ -13,7 +13,7 @@ import gradio as gr
 
 from ..draw import Request
 from ..guidance import METHODS, Guidance
-from ..video import can_write
+from ..video import can_write, save_video
 from . import style, views
 from .desk import Desk, Updates, html
 from .form import fields_of, numeric, request_of
@@ -142,7 +142,7 @@ class GridTab:
         session.keep("animation", True)
 
         def save() -> list[tuple[str, str]]:
-            write = functools.partial(views.save_animation, frames, fps=8)
+            write = functools.partial(save_video, frames, one_palette=True, fps=8)
             return [
                 (suffix[1:].upper(), session.file("animation", f"vsf-{knob}{suffix}", write))
                 for suffix in (".webp", ".gif", ".mp4")

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from ..images import save_png
-from ..video import can_write, side_by_side
+from ..video import can_write, save_video, side_by_side
 from . import views
 from .desk import Updates, html
 from .picture_tab import DrawTab, Place
@@ -32,7 +32,7 @@ class VideoTab(DrawTab):
         asked, drawn, fps, i = found.request, found.drawn, self.desk.model.fps, place[0]
 
         def file(name: str, frames: Any, *settings: Any) -> str:
-            write = functools.partial(views.save_animation, frames, fps=fps)
+            write = functools.partial(save_video, frames, one_palette=True, fps=fps)
             return session.file(
                 "picture", name, lambda path: write(path, settings=found.settings if settings else None)
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Tile", "cards", "chips", "difference", "display", "drop_box", "empty", "figure", "grid", "holes", "label_of", "links",
-    "map_view", "save_animation", "save_view", "sentence", "status", "tiles", "title_of", "wipe", "with_caption",
+    "map_view", "save_view", "sentence", "status", "tiles", "title_of", "wipe", "with_caption",
 ]  # fmt: skip
 
 _SIDE = 512
@@ -76,36 +75,6 @@ def with_caption(image: Image.Image, text: str) -> Image.Image:
     font = ImageFont.load_default(round(band * 0.55))
     ImageDraw.Draw(page).text((page.width / 2, picture.height + band / 2), text, "#1b1f27", font, "mm")
     return page
-
-
-def save_animation(
-    frames: Sequence[Image.Image], path: Path, fps: int, settings: Mapping[str, Any] | None = None
-) -> None:
-    """Write frames as .gif, .mp4 or .webp. Raises ValueError where .mp4 cannot be written."""
-    if path.suffix != ".gif":
-        from ..video import save_video
-
-        save_video(frames, path, fps, settings)
-        return
-    # One palette for all frames: many times faster than one for each.
-    buffer = BytesIO()
-    pictures = [frame.convert("RGB") for frame in frames]
-    some = [pictures[i].resize((128, 128)) for i in sorted({0, len(pictures) // 2, len(pictures) - 1})]
-    strip = Image.fromarray(np.concatenate([np.asarray(picture) for picture in some]))
-    palette = strip.quantize(255, Image.Quantize.MEDIANCUT)
-    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    pictures[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=max(20, round(100 / fps) * 10),
-        loop=0,
-        optimize=False,
-        disposal=1,
-        **({} if settings is None else {"comment": json.dumps(settings, default=str).encode()}),
-    )
-    write_whole(path, buffer.getvalue())
 
 
 # ---------------------------------------------------------------------------------------------------------------
