@@ -14,6 +14,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Pass:
         """An `optimized_attention_override`: `[B, S, H D]` (or `[B, H, S, D]` with `skip_reshape`) in and out."""
 
         def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, split: bool, whole: bool) -> Tensor:
-            call = func if self.previous is None else self._chained(func)
+            call = func if self.previous is None else partial(self.previous, func)
             return call(
                 q, k, v, heads, mask=mask, attn_precision=attn_precision, skip_reshape=split,
                 skip_output_reshape=whole, **kwargs,
@@ -144,11 +145,6 @@ class Pass:
         self.text_next = False
 
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    def _chained(self, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        assert self.previous is not None
-        previous = self.previous
-        return lambda *args, **kwargs: previous(func, *args, **kwargs)
 
     def _over_text(self, queries: int, keys: int) -> bool:
         """Whether this attention is one where text meets the image."""

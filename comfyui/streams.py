@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -67,11 +67,8 @@ def numbered(model: Any, pass_: Any) -> Iterator[None]:
         text = own[:, place] if first >= 0 else own[:, :1] + place[None, :, None].to(ids) * step
         return (torch.cat([text, image], 1), *args[1:])
 
-    handle = model.pe_embedder.register_forward_pre_hook(reorder)
-    try:
+    with model.pe_embedder.register_forward_pre_hook(reorder):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -130,15 +127,11 @@ def lumina_stream(model: Any, pass_: Any) -> Iterator[None]:
         kept[0] = output[:, : pass_.frame.n_neg]
         return output[:, pass_.frame.n_neg :]
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for layer in model.layers:
-            handles.append(layer.register_forward_pre_hook(join, with_kwargs=True))
-            handles.append(layer.register_forward_hook(part))
+            hooks.enter_context(layer.register_forward_pre_hook(join, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(part))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -203,11 +196,10 @@ def mixed_stream(model: Any, pass_: Any) -> Iterator[None]:
         mixer.register_forward_hook(join),
         *(block.register_forward_pre_hook(place, with_kwargs=True) for block in blocks),
     ]
-    try:
-        yield
-    finally:
+    with ExitStack() as hooks:
         for handle in handles:
-            handle.remove()
+            hooks.enter_context(handle)
+        yield
 
 
 @contextmanager
@@ -300,16 +292,11 @@ def two_texts(model: Any, pass_: Any) -> Iterator[None]:
     attentions are counted first.
     """
     blocks = model.transformer_blocks
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for stream, name in enumerate(("attn2", "audio_attn2")):
             for i, block in enumerate(blocks):
                 module = getattr(block, name)
-                handles.append(
-                    module.register_forward_pre_hook(partial(pass_.enter, i + stream * len(blocks), stream))
-                )
-                handles.append(module.register_forward_hook(pass_.leave))
+                enter = partial(pass_.enter, i + stream * len(blocks), stream)
+                hooks.enter_context(module.register_forward_pre_hook(enter))
+                hooks.enter_context(module.register_forward_hook(pass_.leave))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

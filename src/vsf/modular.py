@@ -23,6 +23,7 @@ from .core.suppression import Suppression
 from .files import json_bytes, write_whole
 from .guidance import VSF, Guidance, knobs
 from .guide import negative_guidance
+from .negatives import says_something
 
 __all__ = ["NegativeGuidanceStep", "save_block"]
 
@@ -98,7 +99,7 @@ class NegativeGuidanceStep(SequentialPipelineBlocks):
         negatives = [given[name] for name in ("negative", "negative_embeds", "audio_negative")]
         record = bool(given["record"])
         state.set("suppression", None)
-        if not any(map(_says_something, negatives)):
+        if not says_something(negatives):
             return super().__call__(pipeline, state)
         text, embeds, audio = negatives
         with negative_guidance(
@@ -111,12 +112,6 @@ class NegativeGuidanceStep(SequentialPipelineBlocks):
             with suppress(ValueError):  # nothing was guided: the picture is not lost for it
                 state.set("suppression", guided.suppression())
         return pipeline, state
-
-
-def _says_something(negative: Any) -> bool:
-    if isinstance(negative, (list, tuple)):
-        return any(map(_says_something, negative))
-    return bool(negative.strip()) if isinstance(negative, str) else negative is not None
 
 
 _BLOCK = '''"""{what} under guidance away from a negative prompt; needs value-sign-flip."""

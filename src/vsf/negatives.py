@@ -12,7 +12,7 @@ from .arch import Family
 from .encode import Encoded, encode_negative
 from .guidance import Guidance, knobs
 
-__all__ = ["Batch", "Negatives", "given_negatives", "repeated", "texts_of"]
+__all__ = ["Batch", "Negatives", "given_negatives", "repeated", "says_something", "texts_of"]
 
 #: Negatives of a compiled model are padded to a multiple of this many tokens.
 BUCKET = 16
@@ -130,6 +130,13 @@ def _weight(
         if own is not None:
             weight[row, 0, : len(own), 0] = own
     return weight.to(device)
+
+
+def says_something(negative: Any) -> bool:
+    """Whether a negative (text, embeddings, or a list of either) is more than nothing."""
+    if isinstance(negative, (list, tuple)):
+        return any(map(says_something, negative))
+    return bool(negative.strip()) if isinstance(negative, str) else negative is not None
 
 
 def repeated(values: Sequence[Any], size: int, what: str) -> list[Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .guidance import VSF
 from .guide import negative_guidance
+from .negatives import says_something
 from .prompt import Item, join_negatives, split_prompt
 
 __all__ = [
@@ -79,7 +80,7 @@ class _Published:
         if unused:
             raise ValueError(f"{type(self).__name__} does not use {', '.join(unused)}; allowed: {' or '.join(_USED)}")
         negative = _take_inline(call, negative)
-        if embeds is None and not _says_something(negative):
+        if embeds is None and not says_something(negative):
             return stock(self, **call)
         if isinstance(embeds, Tensor) and embeds.ndim == 3:
             embeds = list(embeds)
@@ -102,11 +103,6 @@ class _Published:
         twin = object.__new__(stock)
         twin.__dict__ = self.__dict__
         return twin.save_pretrained(*args, **kwargs)
-
-
-def _says_something(negative: Any) -> bool:
-    given = negative if isinstance(negative, (list, tuple)) else [negative]
-    return any(not isinstance(n, str) or n.strip() for n in given if n is not None)
 
 
 def _take_inline(call: dict[str, Any], negative: Any) -> Any:

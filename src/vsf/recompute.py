@@ -10,8 +10,7 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,7 +88,8 @@ class _Block:
             return self._at_first(args, kwargs)
         if self._plan is not None and self._frame is not None:
             return self._plan.again(copy.copy(self._frame), self._block, args, kwargs)
-        before = publish(self._key, _Unguided())
+        # It was not guided at first, so it is not now.
+        before = publish(self._key, SimpleNamespace(plan=None, frame=None))
         try:
             return self._block(*args, **kwargs)
         finally:
@@ -109,14 +109,6 @@ class _Block:
             if kept is not self._frame.kept or any(x.requires_grad for x in _tensors(kept)):
                 refuse_reentrant(pass_.plan.model, "its negative's tokens go from block to block beside the arguments")
         return out
-
-
-@dataclass
-class _Unguided:
-    """In the place of a pass, where a block is run again that was not guided at first."""
-
-    plan: Any = None
-    frame: Any = None
 
 
 def _tensors(kept: Any) -> Iterable[Tensor]:

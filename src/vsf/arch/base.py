@@ -66,14 +66,15 @@ class Tap:
     after: Callable[[GuidedPass, tuple[Any, ...], Any], Any] | None = None
 
 
-def extend_mask(mask: Tensor | None, n: int) -> Tensor | None:
-    """A text mask `[B, P]` (1 = visible) or bias `[B, 1, P]` (0 = visible) with `n` more visible columns.
+def extend_mask(mask: Tensor | None, n: int, ahead: bool = False) -> Tensor | None:
+    """A mask `[B, P]` (1 = visible) or bias `[B, 1, P]` (0 = visible) with `n` more visible columns behind or `ahead`.
 
     Which of the negative tokens are real is added in the attention itself.
     """
     if mask is None:
         return None
-    return torch.cat([mask, mask.new_full((*mask.shape[:-1], n), 1 if mask.ndim == 2 else 0)], -1)
+    more = mask.new_full((*mask.shape[:-1], n), 1 if mask.ndim == 2 else 0)
+    return torch.cat([more, mask] if ahead else [mask, more], -1)
 
 
 def append_masked(call: dict[str, Any], negative: Negative) -> None:
@@ -112,6 +113,13 @@ class Family(ABC):
     geometry: ClassVar[Literal["cross", "keys", "image_first", "text_first"]]
     #: The argument of the model's forward that carries the text `[B, P, W]`.
     text_argument: ClassVar[str] = "encoder_hidden_states"
+    #: The argument with a mask or bias over the text, in which negative tokens are visible ones.
+    mask_argument: ClassVar[str | None] = None
+    #: The model's lists of blocks, in order (one that it lacks is left out), and the attention in each block.
+    blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    attention: ClassVar[str] = "attn"
+    #: What the width of the text embeddings is called in the model's config.
+    text_width: ClassVar[str] = "joint_attention_dim"
     #: For a family with taps: whether they bring the negative tokens in, so that `extend` does not.
     late: ClassVar[bool] = True
     #: The tokenizers that, in pipelines with several, serve the pooled embedding alone, which stays the positive
@@ -126,13 +134,13 @@ class Family(ABC):
     #: What the pipelines demand of the sides of a picture whatever the autoencoder is: multiples of so many pixels.
     pixels: ClassVar[int] = 1
 
-    @abstractmethod
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
         """The attention modules where text meets the image, one per block, in order."""
+        return [getattr(block, self.attention) for blocks in self.blocks for block in getattr(model, blocks, ())]
 
-    @abstractmethod
     def width(self, model: nn.Module) -> int:
         """W, the width of the text embeddings the model takes."""
+        return getattr(model.config, self.text_width)
 
     @abstractmethod
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
@@ -173,6 +181,8 @@ class Family(ABC):
         ahead = self.geometry in ("text_first", "keys")
         order = [negative.embeds, text] if ahead else [text, negative.embeds]
         call[self.text_argument] = torch.cat(order, 1)
+        if self.mask_argument in call:
+            call[self.mask_argument] = extend_mask(call[self.mask_argument], negative.embeds.shape[1], ahead)
 
     def text(self, call: Mapping[str, Any]) -> Any:
         """The positive text `[B, P, W]`, of which only shape, dtype and device are read; no tensor if it is unfit."""
@@ -192,14 +202,9 @@ class MaskedCross(Family):
     """A transformer whose blocks have one cross attention over the text, `attn2`, with a mask over the text."""
 
     geometry = "cross"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn2 for block in model.transformer_blocks]  # pyright: ignore
+    mask_argument = "encoder_attention_mask"
+    attention = "attn2"
 
     def width(self, model: nn.Module) -> int:
         config: Any = model.config
         return config.caption_channels or config.cross_attention_dim
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        call["encoder_attention_mask"] = extend_mask(call.get("encoder_attention_mask"), negative.embeds.shape[1])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Negative, count_tokens
+from .base import count_tokens
 from .flux import Flux
 
 
@@ -21,12 +20,7 @@ class Chroma(Flux):
 
     name = "Chroma"
     models = ("ChromaTransformer2DModel",)
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        mask = call.get("attention_mask")
-        if mask is not None:
-            call["attention_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
+    mask_argument = "attention_mask"
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         """Padded: the real tokens and the first pad, which is what the pipeline's mask shows the model."""

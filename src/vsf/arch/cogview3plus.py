@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .base import Family, count_tokens
+from .base import count_tokens
 from .cogview4 import CogView4
 
 
@@ -20,7 +20,6 @@ class CogView3Plus(CogView4):
     name = "CogView3-Plus"
     models = ("CogView3PlusTransformer2DModel",)
     pixels = 8
-    extend = Family.extend
 
     def longest(self, model: nn.Module) -> int:
         return model.config.pos_embed_max_size  # pyright: ignore

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Family, Negative, count_tokens
+from .base import Family, count_tokens
 
 
 class CogView4(Family):
@@ -23,18 +21,9 @@ class CogView4(Family):
     models = ("CogView4Transformer2DModel",)
     geometry = "text_first"
     pixels = 16
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn1 for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.text_embed_dim  # pyright: ignore
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        mask = call.get("attention_mask")
-        if mask is not None:
-            call["attention_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
+    attention = "attn1"
+    text_width = "text_embed_dim"
+    mask_argument = "attention_mask"
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         """Real tokens stand at the end: the pipeline pads in front, to a multiple of 16, and its encoder is causal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,17 +24,11 @@ class Flux(Family):
     name = "Flux.1"
     models = ("FluxTransformer2DModel",)
     geometry = "text_first"
+    blocks = ("transformer_blocks", "single_transformer_blocks")
     packed = True
     pooled = ("tokenizer",)
     #: The columns of `txt_ids` that count the tokens from the first on; the others are the same for all tokens.
     counted: ClassVar[tuple[int, ...]] = ()
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        blocks = [*model.transformer_blocks, *model.single_transformer_blocks]  # pyright: ignore
-        return [block.attn for block in blocks]
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.joint_attention_dim  # pyright: ignore
 
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         super().extend(call, negative)

@@ -26,11 +26,10 @@ class HunyuanVideo(Family):
     name = "HunyuanVideo"
     models = ("HunyuanVideoTransformer3DModel",)
     geometry = "image_first"
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    text_width = "text_embed_dim"
     pixels = 16
     pooled = ("tokenizer_2",)
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [b.attn for b in [*model.transformer_blocks, *model.single_transformer_blocks]]  # pyright: ignore
 
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         refiner: Any = model.context_embedder
@@ -43,9 +42,6 @@ class HunyuanVideo(Family):
             return torch.cat([output, apart(refiner, run)], 1)
 
         return [Tap(refiner, after=refine)]
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.text_embed_dim  # pyright: ignore
 
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         append_masked(call, negative)

@@ -26,15 +26,11 @@ class Lumina2(Family):
     name = "Lumina2"
     models = ("Lumina2Transformer2DModel",)
     geometry = "image_first"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [layer.attn for layer in model.layers]  # pyright: ignore
+    blocks = ("layers",)
+    text_width = "cap_feat_dim"
 
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         return [Tap(layer, partial(_join, model), _part) for layer in model.layers]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.cap_feat_dim  # pyright: ignore
 
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         append_masked(call, negative)

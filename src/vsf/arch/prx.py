@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import Family, Negative
+from .base import Family
 
 
 class PRX(Family):
@@ -21,18 +19,10 @@ class PRX(Family):
     name = "PRX"
     models = ("PRXTransformer2DModel",)
     geometry = "keys"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attention for block in model.blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.context_in_dim  # pyright: ignore
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        mask = call.get("attention_mask")
-        if mask is not None:  # 1 = visible; which negative tokens are real is added in the attention itself
-            call["attention_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
+    blocks = ("blocks",)
+    attention = "attention"
+    text_width = "context_in_dim"
+    mask_argument = "attention_mask"
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         embeds, mask = pipe.encode_prompt(

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Family, GuidedPass, Negative, Tap
+from .base import Family, GuidedPass, Tap
 
 #: What the edit pipelines put in front of the prompt for the picture.
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -29,19 +28,8 @@ class QwenImage(Family):
     models = ("QwenImageTransformer2DModel",)
     geometry = "text_first"
     packed = True
+    mask_argument = "encoder_hidden_states_mask"
     late = False  # the tap only arranges positions
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.joint_attention_dim  # pyright: ignore
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        mask = call.get("encoder_hidden_states_mask")
-        if mask is not None:  # 1 = visible; which negative tokens are real is added in the attention itself
-            call["encoder_hidden_states_mask"] = F.pad(mask, (negative.embeds.shape[1], 0), value=1)
 
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         return [Tap(model.pos_embed, after=_positions)]  # pyright: ignore

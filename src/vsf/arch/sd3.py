@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +19,6 @@ class SD3(Family):
     name = "Stable Diffusion 3"
     models = ("SD3Transformer2DModel",)
     geometry = "image_first"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [block.attn for block in model.transformer_blocks]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.joint_attention_dim  # pyright: ignore
 
     def longest(self, model: nn.Module) -> int:
         return model.config.pos_embed_max_size  # pyright: ignore

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Family, Negative, count_tokens
+from .base import Family, count_tokens
 
 
 class UNet(Family):
@@ -17,6 +16,7 @@ class UNet(Family):
     name = "Stable Diffusion UNet"
     models = ("UNet2DConditionModel",)
     geometry = "cross"
+    mask_argument = "encoder_attention_mask"
     pixels = 8
 
     def sites(self, model: nn.Module) -> Sequence[nn.Module]:
@@ -30,12 +30,6 @@ class UNet(Family):
     def width(self, model: nn.Module) -> int:
         config: Any = model.config
         return config.encoder_hid_dim or config.cross_attention_dim
-
-    def extend(self, call: dict[str, Any], negative: Negative) -> None:
-        super().extend(call, negative)
-        mask = call.get("encoder_attention_mask")
-        if mask is not None:  # 1 = visible; which negative tokens are real is added in the attention itself
-            call["encoder_attention_mask"] = F.pad(mask, (0, negative.embeds.shape[1]), value=1)
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         # Kolors has a `max_sequence_length`, which its pipelines check and do not use.

@@ -46,11 +46,10 @@ class Wan(Family):
         "HeliosTransformer3DModel",
     )
     geometry = "cross"
+    blocks = ("blocks", "vace_blocks")
+    attention = "attn2"
+    text_width = "text_dim"
     pixels = 16
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        blocks = [*model.blocks, *getattr(model, "vace_blocks", ())]  # pyright: ignore
-        return [block.attn2 for block in blocks]
 
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         sites: Any = self.sites(model)
@@ -64,9 +63,6 @@ class Wan(Family):
             taps += [Tap(x, before=_append) for x in keys_values]
             taps.append(Tap(attention.norm_added_k, after=_next_is_image))
         return taps
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.text_dim  # pyright: ignore
 
     def encode(self, pipe: Any, text: str, padded: bool, max_sequence_length: int | None) -> Tensor:
         # The pipelines' own default is 512, that of encode_prompt is not.

@@ -36,15 +36,12 @@ class ZImage(Family):
     models = ("ZImageTransformer2DModel",)
     geometry = "image_first"
     text_argument = "cap_feats"
-
-    def sites(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [layer.attention for layer in model.layers]  # pyright: ignore
+    blocks = ("layers",)
+    attention = "attention"
+    text_width = "cap_feat_dim"
 
     def taps(self, model: nn.Module) -> Sequence[Tap]:
         return [Tap(layer, partial(_join, model), _part) for layer in model.layers]  # pyright: ignore
-
-    def width(self, model: nn.Module) -> int:
-        return model.config.cap_feat_dim  # pyright: ignore
 
     def extend(self, call: dict[str, Any], negative: Negative) -> None:
         rows = zip(call["cap_feats"], negative.embeds, negative.keep, strict=True)

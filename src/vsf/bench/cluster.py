@@ -246,11 +246,6 @@ class Ranks:
     device: str | None
     wait: Callable[[], None]
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """For `generate`."""
-        return self.rank, self.count
-
 
 @contextmanager
 def launched(device: str | None = None) -> Iterator[Ranks]:

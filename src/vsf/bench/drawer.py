@@ -164,7 +164,6 @@ class Drawer:
         """
         import torch
 
-        from ..arch import UnsupportedModel
         from ..encode import unweighted
         from ..prompt import parse_negative
 
@@ -186,7 +185,7 @@ class Drawer:
                 self._run(point, units, call)
             except torch.OutOfMemoryError as error:
                 raise RunError(f"point {name}: out of memory with one picture; try a smaller size or dtype") from error
-            except (ValueError, TypeError, RuntimeError, UnsupportedModel) as error:
+            except (ValueError, TypeError, RuntimeError) as error:
                 raise RunError(f"point {name} cannot be drawn: {error}") from error
 
     def draw(self, group: Group) -> list[UnitFiles]:

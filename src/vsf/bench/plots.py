@@ -17,12 +17,13 @@ import numpy as np
 from .. import stats
 from ..libraries import install
 from ..stats import Interval
+from .run import RunError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Dot", "PlotError", "Style", "forest", "styles", "tradeoff_plot"]
+__all__ = ["Dot", "Style", "forest", "styles", "tradeoff_plot"]
 
 # Stand-ins that `_svg` replaces by the page's own colours.
 _INK, _FAINT, _LINE, _PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
@@ -30,10 +31,6 @@ _PAGE = {_INK: "currentColor", _FAINT: "var(--faint)", _LINE: "var(--line)", _PA
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "*")
-
-
-class PlotError(RuntimeError):
-    """Plots cannot be drawn here."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise PlotError(f"plots need matplotlib: {install('bench')}") from None
+        raise RunError(f"plots need matplotlib: {install('bench')}") from None
     look: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "vsf", "font.size": 10.5, "text.color": _INK, "axes.edgecolor": _FAINT,
         "axes.labelcolor": _INK, "xtick.color": _FAINT, "ytick.color": _FAINT, "xtick.labelcolor": _INK,

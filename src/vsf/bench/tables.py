@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import stats
 from ..guidance import METHODS
+from ..guidance import describe as in_a_line
 from ..stats import Interval
 from .cases import Case
 from .controls import kept
@@ -383,10 +384,4 @@ def markdown(results: Results, points: Iterable[str] | None = None, metrics: Seq
 
 def describe(settings: Mapping[str, Any]) -> str:
     """A method's settings in one line, without what is off or left open."""
-    skip = {"start": 0.0, "stop": 1.0, "layout": "paper"}
-    parts = [
-        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in settings.items()
-        if k != "method" and v is not None and skip.get(k) != v
-    ]
-    return f"{settings['method']}" + (": " + ", ".join(parts) if parts else "")
+    return in_a_line({name: value for name, value in settings.items() if (name, value) != ("layout", "paper")})

@@ -19,7 +19,7 @@ from ..guidance import EVERY, METHODS, Guidance, Knob, knobs, make_method, read_
 _T = TypeVar("_T")
 
 __all__ = [
-    "Problem", "choose", "flag", "make_guidance", "opt", "progress_bar", "read_flag", "spelled", "with_flags",
+    "Problem", "choose", "flag", "make_guidance", "opt", "problems", "progress_bar", "read_flag", "spelled", "with_flags",
     "with_knobs", "writable",
 ]  # fmt: skip
 
@@ -121,6 +121,19 @@ def make_guidance(method: str, given: Mapping[str, str | None], base: Guidance |
 
 # ---------------------------------------------------------------------------------------------------------------
 # Files, libraries, progress
+
+
+@contextmanager
+def problems(folder: Path | None = None) -> Iterator[None]:
+    """What is wrong with what was given, with a judge, or with a file in `folder`, as one sentence for the user."""
+    from ..bench.judges import JudgeError
+
+    try:
+        yield
+    except (ValueError, FloatingPointError, JudgeError) as error:
+        raise Problem(str(error)) from error
+    except OSError as error:
+        raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
 
 
 def writable(path: Path, *suffixes: str) -> Path:

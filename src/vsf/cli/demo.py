@@ -187,8 +187,6 @@ def train(
             made = run(chosen, folder, cache, minutes, resume=not fresh, device=place)
             if ranks.rank == 0:
                 say(str(made))
-        except FloatingPointError as error:
-            raise Problem(str(error)) from error
         except OSError as error:
             raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
 

@@ -60,7 +60,6 @@ def as_problems() -> Iterator[None]:
 
     import torch
 
-    from ..arch import UnsupportedModel
     from ..guide import NothingGuided
     from ..loading import ModelError, OtherPipeline
 
@@ -76,7 +75,7 @@ def as_problems() -> Iterator[None]:
                 warnings.simplefilter("always", ours)
             warnings.showwarning = show
             yield
-    except (ValueError, TypeError, UnsupportedModel, ModelError) as error:
+    except (ValueError, TypeError, FloatingPointError, ModelError) as error:
         raise Problem(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise Problem("out of memory; try a smaller --size, a smaller --n, or --dtype bfloat16") from error
@@ -261,10 +260,8 @@ def generate(
     seconds = time.perf_counter() - loaded
     first = drawn.guided[0]
     settings = settings_of(request, model, pipe, (first[0] if video else first).size)
-    if video:
-        files = _save_videos(request, drawn, settings, out, compare, (known and known.fps) or 16)
-    else:
-        files = _save(request, drawn, settings, out, compare, map)
+    fps = ((known and known.fps) or 16) if video else None
+    files = _save(request, drawn, settings, out, compare, map, fps)
     say(
         f"{', '.join(map_str(files))}  ({_describe(request)}; {seconds:.2f} s after {loaded - start:.1f} s of loading)"
     )
@@ -285,23 +282,28 @@ def _describe(request: Request) -> str:
     return describe(settings) if request.guided else "not guided"
 
 
-def _save(request: Request, drawn: Drawn, settings: dict[str, Any], out: Path, compare: bool, map: bool) -> list[Path]:
+def _save(
+    request: Request, drawn: Drawn, settings: dict[str, Any], out: Path, compare: bool, map: bool, fps: int | None
+) -> list[Path]:
+    """Write what was drawn: one sheet, or a file for each; `fps` of videos."""
     from ..images import compare_sheet, save_png
+    from ..video import save_video, side_by_side
 
+    files: list[Path] = []
     try:
-        if compare or map:
+        if fps is None and (compare or map):
             save_png(compare_sheet(request, drawn), out, settings)
             return [out]
-        if request.n == 1:
-            save_png(drawn.guided[0], out, settings)
-            return [out]
-        files: list[Path] = []
-        for i, picture in enumerate(drawn.guided):
-            files.append(out.with_stem(f"{out.stem}-{request.seed + i}"))
-            save_png(picture, files[-1], settings | {"seed": request.seed + i, "n": 1})
-        return files
+        for i, one in enumerate(drawn.guided):
+            files.append(out if request.n == 1 else out.with_stem(f"{out.stem}-{request.seed + i}"))
+            own = settings | {"seed": request.seed + i, "n": 1}
+            if fps is None:
+                save_png(one, files[-1], own)
+            else:
+                save_video(side_by_side(drawn.plain[i], one) if compare else one, files[-1], fps, own)
     except OSError as error:
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error
+    return files
 
 
 def _check_writer(out: Path) -> None:
@@ -309,19 +311,3 @@ def _check_writer(out: Path) -> None:
 
     if not can_write(out.suffix.lower()):
         raise Problem(f"writing .mp4 needs imageio-ffmpeg: {install('video')}, or use .gif or .webp")
-
-
-def _save_videos(
-    request: Request, drawn: Drawn, settings: dict[str, Any], out: Path, compare: bool, fps: int
-) -> list[Path]:
-    from ..video import save_video, side_by_side
-
-    files: list[Path] = []
-    try:
-        for i, frames in enumerate(drawn.guided):
-            files.append(out if request.n == 1 else out.with_stem(f"{out.stem}-{request.seed + i}"))
-            shown = side_by_side(drawn.plain[i], frames) if compare else frames
-            save_video(shown, files[-1], fps, settings | {"seed": request.seed + i, "n": 1})
-    except OSError as error:
-        raise Problem(f"cannot write {out}: {error.strerror or error}") from error
-    return files

@@ -51,8 +51,6 @@ class Limits:
     side: int = 2048
     frames: int = 257
     characters: int = 500
-    cells: int = 36
-    moments: int = 24  # of an animation over a knob
 
 
 @dataclass(frozen=True)

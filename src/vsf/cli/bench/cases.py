@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..common import Problem, opt, progress_bar, say, warn, writable
+from ..common import Problem, opt, problems, progress_bar, say, warn, writable
 from .plans import read_cases
 
 if TYPE_CHECKING:
@@ -105,15 +105,13 @@ def _measure(folder: Path, judge: str | None, every: bool) -> None:
     from rich.table import Table
 
     from ...bench.compare import priors
-    from ...bench.run import Run, RunError
+    from ...bench.run import Run
     from ...bench.tables import Results, cell
 
-    try:
+    with problems(folder):
         run = Run.open(folder)
         results = Results.load([run], judge)
         found = priors(results)
-    except RunError as error:
-        raise Problem(str(error)) from error
     none = next(name for name, point in results.points.items() if point.method == "none")
     say(
         f"{run.cases.name} on {run.plan.model}, without guidance, judged by {results.judge}: {len(found)} of "

@@ -15,7 +15,7 @@ import typer
 from ...demo.models import MODELS
 from ...libraries import offline_unless, quiet_libraries
 from ...loading import DEMO
-from ..common import Problem, choose, opt, progress_bar, say
+from ..common import choose, opt, problems, progress_bar, say
 from ..generate import as_problems
 
 
@@ -41,26 +41,18 @@ def demo(
     """
     offline_unless(False)
     from ...bench.demo import QUICK, run_demo
-    from ...bench.plots import PlotError
-    from ...bench.run import RunError
-    from ...bench.sweep import SweepError
 
-    try:
-        with as_problems(), stages() as stage:
-            quiet_libraries()
-            page, table = run_demo(
-                out,
-                QUICK if quick else None,
-                model=choose("model", model, list(MODELS)),
-                workers=workers or min(8, os.cpu_count() or 1),
-                frozen=frozen,
-                seed=seed,
-                progress=stage,
-            )
-    except (RunError, SweepError, PlotError) as error:
-        raise Problem(str(error)) from error
-    except OSError as error:
-        raise Problem(f"cannot write in {out}: {error.strerror or error}") from error
+    with problems(out), as_problems(), stages() as stage:
+        quiet_libraries()
+        page, table = run_demo(
+            out,
+            QUICK if quick else None,
+            model=choose("model", model, list(MODELS)),
+            workers=workers or min(8, os.cpu_count() or 1),
+            frozen=frozen,
+            seed=seed,
+            progress=stage,
+        )
     say(table.read_text("utf-8"))
     say(f"{page}  {table}")
 

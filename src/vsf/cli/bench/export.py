@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..common import opt
-from ..judge.labels import keep, problems
+from ..common import opt, problems
+from ..judge.labels import keep
 from .judge import open_run
 
 

@@ -116,7 +116,7 @@ def _draw(run: Run, ranks: Any, workers: int, ray: str | None, download: bool) -
             download=download,
             workers=workers,
             ray=ray,
-            share=ranks.share,
+            share=(ranks.rank, ranks.count),
             progress=progress if ranks.rank == 0 else None,
             warn=warn,
         )

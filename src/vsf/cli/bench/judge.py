@@ -15,7 +15,7 @@ import typer
 from ...bench.judges import JUDGES
 from ...libraries import quiet_libraries
 from ...registry import Option, options
-from ..common import Problem, choose, flag, opt, progress_bar, say, spelled, with_flags
+from ..common import Problem, choose, flag, opt, problems, progress_bar, say, spelled, with_flags
 from ..ui import serve_page
 
 if TYPE_CHECKING:
@@ -49,12 +49,10 @@ def judge_flags(prefix: str = "") -> list[inspect.Parameter]:
 
 def open_run(folder: Path) -> Run:
     """A run. Raises Problem."""
-    from ...bench.run import Run, RunError
+    from ...bench.run import Run
 
-    try:
+    with problems(folder):
         return Run.open(folder)
-    except RunError as error:
-        raise Problem(str(error)) from error
 
 
 def judge(
@@ -90,10 +88,9 @@ def judge(
         raise Problem("--cache and --no-cache exclude each other")
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vsf" / "judge"
 
-    from ...bench.judges import JudgeError, judge_run
-    from ...bench.run import RunError
+    from ...bench.judges import judge_run
 
-    try:
+    with problems(folder):
         if "model" in given and kind != "api":
             quiet_libraries()
         JUDGES.check(kind, given, spelled)
@@ -102,10 +99,6 @@ def judge(
             raise typer.Abort()
         with progress_bar("judging", 1) as progress:
             done = judge_run(run, made, name, seed=seed, retry=retry, progress=progress)
-    except (JudgeError, RunError, ValueError) as error:
-        raise Problem(str(error)) from error
-    except OSError as error:
-        raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
     _report(name, done)
 
 

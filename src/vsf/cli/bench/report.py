@@ -49,7 +49,6 @@ def report(
         writable(answers, ".gz")
     from ...bench.answers import read_answers, write_answers
     from ...bench.page import write_report
-    from ...bench.plots import PlotError
     from ...bench.report import build
     from ...bench.run import Run, RunError
     from ...bench.sweep import Sweep, SweepError
@@ -71,7 +70,7 @@ def report(
             page, table = write_report(made, out)
             if answers is not None:
                 write_answers(answers, opened, made.results.judge)
-    except (RunError, SweepError, PlotError) as error:
+    except (RunError, SweepError) as error:
         raise Problem(str(error)) from error
     except OSError as error:
         raise Problem(f"cannot write {out}: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ import typer
 
 from ...bench.judges import JUDGES
 from ...libraries import offline_unless, quiet_libraries
-from ..common import Problem, choose, opt, progress_bar, say, spelled, with_flags
+from ..common import choose, opt, problems, progress_bar, say, spelled, with_flags
 from ..generate import as_problems
 from .judge import judge_flags
 from .plans import plan_flags, planned
@@ -61,11 +61,9 @@ def sweep(
     Any number of these commands may work on one folder at the same time. Killed ones lose nothing: say it again.
     """
     from ...bench.arms import ARM_SETS, ARMS
-    from ...bench.cases import CasesError
     from ...bench.chosen import freeze
-    from ...bench.run import RunError
     from ...bench.search import begun, run_sweep
-    from ...bench.sweep import Sweep, SweepError
+    from ...bench.sweep import Sweep
 
     if show:
         _list()
@@ -73,7 +71,7 @@ def sweep(
     given |= {"arms": arms, "budget": budget, "objective": objective, "judge": judge, "seed": seed, "storage": storage}
     given = {name: value for name, value in given.items() if value is not None}
     offline_unless(download)
-    try:
+    with problems(folder):
         begins: AbstractContextManager[Any] = nullcontext()
         if given or not (folder / "sweep.json").is_file():
             names: list[str] = []
@@ -91,10 +89,6 @@ def sweep(
             devices = device.split(",") if device else ()
             run_sweep(plan, workers=workers, devices=devices, download=download, progress=progress)
         freeze(plan, more)
-    except (SweepError, RunError, CasesError) as error:
-        raise Problem(str(error)) from error
-    except OSError as error:
-        raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
     _show(plan)
 
 
@@ -104,10 +98,7 @@ def _plan(folder: Path, arms: tuple[str, ...], given: dict[str, Any]) -> Any:
     cases, chosen, common = planned({"limit": 30, "seeds": "0", **given}, "dev")
     judge = given.get("judge", "oracle")
     args = {name.removeprefix("judge_"): value for name, value in given.items() if name.startswith("judge_")}
-    try:
-        JUDGES.check(judge, args, lambda name: spelled(f"judge_{name}"))
-    except ValueError as error:
-        raise Problem(str(error)) from error
+    JUDGES.check(judge, args, lambda name: spelled(f"judge_{name}"))
     return Sweep(
         folder, arms, given.get("budget", 16), cases, chosen, objective=given.get("objective", "balanced"),
         judge={"name": judge, "args": args}, storage=given.get("storage"), seed=given.get("seed", 0), **common,

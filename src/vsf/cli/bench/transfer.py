@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...libraries import offline_unless, quiet_libraries
-from ..common import Problem, opt, say
+from ..common import opt, problems, say
 from ..generate import as_problems
 from .demo import stages
 
@@ -28,19 +28,13 @@ def transfer(
     vsf bench transfer out/demo out/flux out/wan
     """
     offline_unless(False)
-    from ...bench.run import RunError
     from ...bench.transfer import transfer as run
     from ...bench.transfer import write_matrix
 
-    try:
-        with as_problems(), stages() as stage:
-            quiet_libraries()
-            matrix = run(folders, out, workers=workers or min(8, os.cpu_count() or 1), seed=seed, progress=stage)
+    with problems(out), as_problems(), stages() as stage:
+        quiet_libraries()
+        matrix = run(folders, out, workers=workers or min(8, os.cpu_count() or 1), seed=seed, progress=stage)
         table, data = write_matrix(matrix, out)
-    except RunError as error:
-        raise Problem(str(error)) from error
-    except OSError as error:
-        raise Problem(f"cannot write in {out}: {error.strerror or error}") from error
     say(table.read_text("utf-8"))
     say(f"{table}  {data}")
 

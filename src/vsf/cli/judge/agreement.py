@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..common import opt, say
+from ..common import opt, problems, say
 from ..ui import serve_page
-from .labels import count, problems
+from .labels import count
 
 
 def agreement(

@@ -12,8 +12,8 @@ import typer
 from ...bench.judges import JUDGES
 from ...libraries import quiet_libraries
 from ..bench.judge import judge_flags
-from ..common import Problem, choose, opt, progress_bar, say, spelled, with_flags, writable
-from .labels import names, problems
+from ..common import Problem, choose, opt, problems, progress_bar, say, spelled, with_flags, writable
+from .labels import names
 
 if TYPE_CHECKING:
     from ...judging import Label, Labels

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..common import Problem, opt, progress_bar, say
+from ..common import opt, problems, progress_bar, say
 
 if TYPE_CHECKING:
     from ...judging import Labels
 
 _Out = Annotated[Path, opt("The folder of labels; one that is there gets the new ones added.", "--out", "-o")]
-
-
-@contextmanager
-def problems(folder: Path | None = None) -> Iterator[None]:
-    """What goes wrong with labels, as one sentence for the user."""
-    from ...bench.judges import JudgeError
-    from ...bench.run import RunError
-    from ...judging import LabelsError
-
-    try:
-        yield
-    except (LabelsError, RunError, JudgeError, ValueError) as error:
-        raise Problem(str(error)) from error
-    except OSError as error:
-        raise Problem(f"cannot write in {folder}: {error.strerror or error}") from error
 
 
 def keep(labels: Labels, out: Path) -> None:

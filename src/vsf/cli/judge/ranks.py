@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..bench.judge import open_run
-from ..common import opt, progress_bar, say, writable
-from .labels import problems
+from ..common import opt, problems, progress_bar, say, writable
 
 if TYPE_CHECKING:
     from ...judging.correction import Corrected, Judged

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..common import Problem, opt, say
-from .labels import names, problems
+from ..common import Problem, opt, problems, say
+from .labels import names
 
 #: What comes with the package; a file's name may be given in the place of one.
 RECIPES = ("tune", "shift", "scratch")
@@ -80,10 +80,7 @@ def train(
         chosen = _recipe(Recipe, recipe or "scratch")
         quiet_libraries()
         with problems(out):
-            try:
-                say(str(make(chosen, out, minutes=minutes, resume=not fresh)))
-            except FloatingPointError as error:
-                raise Problem(str(error)) from error
+            say(str(make(chosen, out, minutes=minutes, resume=not fresh)))
         return
     from ...judging import Labels
     from ...judging.train import Tune, tune
@@ -108,10 +105,7 @@ def train(
         labels = Labels.open(data)
         labels = labels if annotator is None else labels.of(annotator)
         labels = labels if asks is None else labels.asking(names(asks))
-        try:
-            done = tune(settings, base, labels, out, device=device, dtype=dtype, download=download, resume=not fresh)
-        except FloatingPointError as error:
-            raise Problem(str(error)) from error
+        done = tune(settings, base, labels, out, device=device, dtype=dtype, download=download, resume=not fresh)
     assert done is not None
     say(f"{done.folder}: loss on dev {done.before:.4f} before, {done.best:.4f} now")
 
