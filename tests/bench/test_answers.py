@@ -122,6 +122,7 @@ def _tables(text: str) -> list[str]:
     [
         ("bench/report", "bench/answers", ("test", "ablations", "curve"), "vsf"),
         ("bench/ablations-strong", "bench/answers", ("test", "ablations-low"), "vsf-published"),
+        ("flux/report", "flux/answers", ("test",), "all"),
         ("unseen/demo", "unseen/demo", ("test", "ablations", "curve"), "vsf"),
         ("unseen/demo-flux", "unseen/demo-flux", ("test", "ablations", "curve"), "vsf"),
         ("unseen/demo-wan", "unseen/demo-wan", ("test", "ablations"), "vsf"),

@@ -220,12 +220,12 @@ MODELS: dict[str, DemoModel] = {
             recommended=VSF(scale=3.0, offset=1.0),
             strong=VSF(scale=1.5, offset=0.0),
             # The best of six (VSF), four (NAG), three (NASA) and two (CFG) on dev cases, see docs/evidence/flux.
-            tuned={"nag": NAG(scale=4.0, tau=2.5, alpha=0.25), "nasa": _NASA, "cfg": _CFG},
+            tuned={"nag": NAG(scale=4.0, tau=2.5, alpha=0.25), "nasa": _NASA, "cfg": CFG(scale=3.0)},
             sizes=("128x128",),
             multiple=16,
             largest=256,
             shown=(
-                Shown("a red bike on grass", "wheels", 3),
+                Shown("a blue car in a city", "wheels", 0),
                 Shown("a yellow face", "glasses", 12),
                 Shown("a green tree on grass", "apples", 2),
                 Shown("a pink cake in a room", "candles", 8),
