@@ -225,7 +225,7 @@ MODELS: dict[str, DemoModel] = {
             multiple=16,
             largest=256,
             shown=(
-                Shown("a blue car in a city", "wheels", 0),
+                Shown("a blue car in the city", "wheels", 0),
                 Shown("a yellow face", "glasses", 12),
                 Shown("a green tree on grass", "apples", 2),
                 Shown("a pink cake in a room", "candles", 8),
